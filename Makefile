@@ -1,0 +1,41 @@
+# Every path is relative to this file's folder, so the checkout may live under a path with spaces.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint notebooks clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## create .venv with exact versions (about 6 GB: torch brings CUDA)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make: needs Python >= 3.10, found $$($(PYTHON) --version); try make PYTHON=python3.11" >&2; exit 1; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## train a teacher on digits, repair its soft labels, distil students; writes outputs/demo/
+	$(RUN) -m ida_lightning.demo
+
+test: lint ## lint, type-check and run the suite
+	$(RUN) -m pytest
+
+test-slow: $(STAMP) ## the tests marked slow
+	$(RUN) -m pytest -m slow
+
+lint: $(STAMP) ## ruff and mypy only
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+notebooks: $(STAMP) ## execute the notebooks in a temporary copy
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
+	$(RUN) -m nbconvert --to notebook --execute --output-dir outputs/notebooks notebooks/*.ipynb
+
+clean: ## remove .venv, caches and outputs
+	rm -rf $(VENV) outputs lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis

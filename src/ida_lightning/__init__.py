@@ -1,0 +1,33 @@
+"""Isotonic data augmentation for knowledge distillation.
+
+The numerics are here, for any training loop. The Lightning parts are in ``ida_lightning.data``,
+``ida_lightning.modules`` and ``ida_lightning.callbacks``; importing this package does not load Lightning.
+"""
+
+from ida_lightning.errors import InputError
+from ida_lightning.isotonic import isotonic_soft_labels
+from ida_lightning.label_mix import LabelMix, LabelOrder
+from ida_lightning.losses import distillation_loss, mixed_cross_entropy
+from ida_lightning.metrics import moved_mass, violated_rows
+from ida_lightning.mixing import MixedBatch, Mixing, MixPlan, mix_images, mix_labels
+from ida_lightning.supervision import Supervision, SupervisionHook
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InputError",
+    "LabelMix",
+    "LabelOrder",
+    "MixPlan",
+    "MixedBatch",
+    "Mixing",
+    "Supervision",
+    "SupervisionHook",
+    "distillation_loss",
+    "isotonic_soft_labels",
+    "mix_images",
+    "mix_labels",
+    "mixed_cross_entropy",
+    "moved_mass",
+    "violated_rows",
+]

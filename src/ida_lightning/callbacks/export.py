@@ -1,0 +1,47 @@
+"""The trained network's weights as a file of their own, written only when training has finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+from safetensors.torch import save_file
+
+from ida_lightning.errors import InputError
+from ida_lightning.modules.base import ClassifierBase
+
+
+class ExportCallback(L.Callback):
+    """Writes the network that was trained as safetensors when ``fit`` comes to its end.
+
+    A run that was interrupted or crashed writes nothing and leaves an older file as it was; the file appears
+    whole or not at all. So what is there is a finished network: use it as ``teacher_checkpoint``. With weight
+    averaging it holds the averaged weights.
+
+    Args:
+        path: file name, ending in ``.safetensors``; folders are made.
+
+    Raises:
+        InputError: for another ending.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".safetensors":
+            raise InputError(f"path: expected a name that ends in .safetensors, got {path!r}")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the file, on one process."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert isinstance(pl_module, ClassifierBase)
+        tensors = {name: t.detach().cpu().clone() for name, t in pl_module.network.state_dict().items()}
+        metadata = {"class_names": json.dumps(pl_module.class_names())}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(".safetensors.part")
+        save_file(tensors, unfinished, metadata)
+        os.replace(unfinished, self.path)
+        rank_zero_info(f"exported: {self.path}")

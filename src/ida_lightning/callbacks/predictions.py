@@ -1,0 +1,64 @@
+"""Predictions as a table."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch.distributed as dist
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from ida_lightning.mixing import MixedBatch
+
+
+class PredictionsCallback(BasePredictionWriter):
+    """Writes what ``predict`` says about every image: index, class, probability.
+
+    Args:
+        path: the CSV file, with the columns ``index`` (in the predicted split), ``class`` (its number), ``name``
+            (if the data set names its classes) and ``probability``; sorted by index, each image once.
+    """
+
+    def __init__(self, path: str = "outputs/predictions.csv") -> None:
+        super().__init__(write_interval="batch")
+        self.path = Path(path)
+        self._rows: list[tuple[int, int, float]] = []
+
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        prediction: Tensor,
+        batch_indices: Any,
+        batch: MixedBatch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Keep the batch's top class."""
+        probability, top = prediction.max(1)
+        self._rows += zip(batch.index.tolist(), top.tolist(), probability.tolist(), strict=True)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Bring the processes' rows together and write the file."""
+        parts = [self._rows]
+        if trainer.world_size > 1:
+            parts = [[] for _ in range(trainer.world_size)]
+            dist.all_gather_object(parts, self._rows)
+        self._rows = []
+        if not trainer.is_global_zero:
+            return
+        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        # A distributed sampler repeats images to make the shares equal.
+        rows = sorted({row[0]: row for part in parts for row in part}.values())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(self.path.name + ".part")
+        with unfinished.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("index", "class", "name", "probability"))
+            for index, top, probability in rows:
+                writer.writerow((index, top, names[top] if names else "", f"{probability:.6f}"))
+        os.replace(unfinished, self.path)

@@ -1,0 +1,128 @@
+"""The command ``ida-lightning``: LightningCLI over this package's modules, data modules and callbacks."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import torch.distributed as dist
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger
+
+# Imported so that configs can name their classes without a path.
+import ida_lightning.callbacks
+import ida_lightning.data
+import ida_lightning.modules  # noqa: F401
+from ida_lightning.callbacks import PredictionsCallback
+from ida_lightning.errors import InputError
+
+_LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}
+
+
+class _Parser(LightningArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        raise InputError(_one_line(message)) from ex
+
+
+class _ConfigCallback(SaveConfigCallback):
+    """Keeps the whole config with every run: beside its logs and in its logger, callbacks included."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, save_to_log_dir=False, **kwargs)
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write ``config.yaml``; called on one process."""
+        logger = trainer.logger
+        if logger is None:
+            return
+        folder = Path(getattr(logger, "log_dir", None) or _run_folder(logger))
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False)
+        (folder / self.config_filename).write_text(text)
+        logger.log_hyperparams({"config": text})
+
+
+def _run_folder(logger: Logger) -> Path:
+    """A folder of the run's own, for loggers such as W&B that only know a common one."""
+    return Path(logger.save_dir or ".") / str(logger.name) / str(logger.version)
+
+
+class IDACLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` for any module, data module and callback of this package.
+
+    The data module tells the model its number of classes, channels and image size.
+    """
+
+    def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=_ConfigCallback,
+            trainer_defaults={
+                "logger": {
+                    "class_path": "lightning.pytorch.loggers.CSVLogger",
+                    "init_args": {"save_dir": "outputs", "name": "logs"},
+                }
+            },
+            seed_everything_default=0,
+            parser_class=_Parser,
+            auto_configure_optimizers=False,
+            args=args,
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what the data know to what the model needs."""
+        for source, target in _LINKS.items():
+            parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
+        parser.add_lightning_class_args(PredictionsCallback, "predictions")
+
+    def before_instantiate_classes(self) -> None:
+        """Look for the teacher before anything is built."""
+        arguments = self.config[self.subcommand] if self.subcommand else self.config
+        checkpoint = arguments.get("model.init_args.teacher_checkpoint")
+        if self.subcommand != "fit" or not checkpoint or Path(checkpoint).is_file():
+            return
+        advice = ""
+        for config in arguments.get("config") or []:
+            sibling = Path(str(config)).with_name("teacher.yaml")
+            if sibling.is_file():
+                advice = f"; train the teacher first: ida-lightning fit --config {sibling}"
+        raise InputError(f"teacher_checkpoint: expected a weight file, found nothing at {checkpoint}{advice}")
+
+    def _parse_ckpt_path(self) -> None:
+        path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
+        if path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
+            raise InputError(f"ckpt_path: expected a checkpoint, found nothing at {path}")
+        try:
+            super()._parse_ckpt_path()
+        except (RuntimeError, EOFError, pickle.UnpicklingError, AttributeError) as error:
+            raise InputError(f"ckpt_path: {path} is damaged or no checkpoint ({_one_line(str(error))})") from error
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; what the caller got wrong is one line on stderr and exit code 2.
+
+    Args:
+        args: the arguments; None takes them from the command line.
+    """
+    try:
+        IDACLI(args)
+    except InputError as error:
+        print(f"ida-lightning: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+    # Gloo aborts now and then if the interpreter exits with the group still up. After a failure the other
+    # processes may be gone, and leaving the group could wait for them.
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

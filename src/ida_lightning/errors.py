@@ -1,0 +1,15 @@
+"""The one exception that is meant for the person who called."""
+
+
+class InputError(ValueError):
+    """Something that was passed in cannot be used.
+
+    The message names the argument, what was expected and what came. The command line prints it as one
+    line and exits with code 2; from Python it is an ordinary ``ValueError``.
+
+    Example:
+        >>> raise InputError("temperature: expected a number > 0, got -1")
+        Traceback (most recent call last):
+        ...
+        ida_lightning.errors.InputError: temperature: expected a number > 0, got -1
+    """

@@ -1,0 +1,78 @@
+"""Isotonic correction of soft labels: one door, several solvers."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ida_lightning.errors import InputError
+from ida_lightning.isotonic.threshold import threshold
+from ida_lightning.label_mix import LabelMix
+
+__all__ = ["Solver", "isotonic_soft_labels"]
+
+Solver = Literal["auto", "threshold"]
+
+
+def isotonic_soft_labels(soft_labels: Tensor, label_mix: LabelMix, solver: Solver = "auto") -> Tensor:
+    """Repair a teacher's soft labels so that they respect the order of the mixed image's label.
+
+    On an image that is 0.7 panda and 0.3 cat a teacher should say panda >= cat >= every other class, and often
+    does not. This returns the nearest row that does: the least-squares projection, which for probabilities is
+    also the nearest in KL divergence, and again sums to one. Rows that were right come back bit for bit.
+
+    Args:
+        soft_labels: floating point ``(batch, classes)``; probabilities or logits, the projection is for any
+            real rows. bfloat16 and float16 are computed in float32 and returned in their own type.
+        label_mix: the classes of each row and their weights, on the same device. Any number of classes per
+            row, in any order, repeats allowed; classes of exactly equal weight are not ordered among
+            themselves; a row of one class is ordered as that class above the rest.
+        solver: ``"auto"`` chooses by device and shape. Today that is always ``"threshold"``: exact, vectorised
+            PyTorch, any device.
+
+    Returns:
+        The corrected rows, ``(batch, classes)``, in the dtype and on the device of ``soft_labels``.
+
+    Raises:
+        InputError: for shapes, dtypes, devices or a solver that do not fit. On the CPU also for labels out of
+            range, weights that are no shares of one, and NaN or infinite soft labels; on an accelerator values
+            are not looked at, because looking would stall it.
+
+    Example:
+        >>> soft_labels = torch.tensor([[0.30, 0.15, 0.45, 0.10]])  # says class 2 first
+        >>> mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)  # 0.7 of class 0, 0.3 of class 1
+        >>> isotonic_soft_labels(soft_labels, mix)
+        tensor([[0.3000, 0.3000, 0.3000, 0.1000]])
+
+    References:
+        Cui and Yan, Isotonic Data Augmentation for Knowledge Distillation, IJCAI 2021, arXiv 2107.01412.
+    """
+    if solver not in get_args(Solver):
+        raise InputError(f"solver: expected one of {', '.join(get_args(Solver))}, got {solver!r}")
+    _check(soft_labels, label_mix)
+    computed = soft_labels if soft_labels.dtype == torch.float64 else soft_labels.float()
+    return threshold(computed, label_mix.order()).to(soft_labels.dtype)
+
+
+def _check(soft_labels: Tensor, label_mix: LabelMix) -> None:
+    label_mix.check_shape()
+    rows = len(label_mix.labels)
+    if not soft_labels.is_floating_point() or soft_labels.ndim != 2 or len(soft_labels) != rows:
+        raise InputError(
+            f"soft_labels: expected floating point (batch, classes) with the batch of {rows} of label_mix, "
+            f"got {str(soft_labels.dtype).removeprefix('torch.')} {tuple(soft_labels.shape)}"
+        )
+    if soft_labels.device != label_mix.labels.device:
+        raise InputError(
+            f"label_mix: expected the soft labels' device {soft_labels.device}, got {label_mix.labels.device}"
+        )
+    if soft_labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    label_mix.check_values(soft_labels.shape[1])
+    # One reduction; the rows are only looked through when it says that there is something to find.
+    if not bool(torch.isfinite(soft_labels.sum())):
+        wrong = int((~torch.isfinite(soft_labels)).any(1).sum())
+        if wrong:
+            raise InputError(f"soft_labels: expected finite values, got NaN or infinity in {wrong} of {rows} rows")

@@ -1,0 +1,146 @@
+"""The label of a mixed image, and the order that it puts on the classes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ida_lightning.errors import InputError
+
+# Weights reach us through float32 and through other people's arithmetic.
+_SUM_TOLERANCE = 1e-3
+
+
+class LabelOrder(NamedTuple):
+    """The canonical form of a :class:`LabelMix`: what an order-aware algorithm needs to know per row.
+
+    Repeated labels are merged, the heaviest class comes first, classes of equal weight follow each other by
+    label, and entries without weight come last.
+
+    Attributes:
+        labels: int64 ``(batch, k)``. Absent entries repeat the first label, so that gathering is always safe.
+        weights: float ``(batch, k)``, descending; 0 where absent.
+        present: bool ``(batch, k)``: the entry is a class of its own that has weight.
+        tied: bool ``(batch, k)``: the entry weighs exactly as much as the one before it, so the order says
+            nothing between the two.
+    """
+
+    labels: Tensor
+    weights: Tensor
+    present: Tensor
+    tied: Tensor
+
+
+class LabelMix(NamedTuple):
+    """Which classes a batch of mixed images shows, and how much of each.
+
+    Mixing libraries return a blended target, from which the order of the classes cannot be read back (a pair
+    of the same class has no second class; label smoothing hides the weight). This keeps the order's source:
+    0.7 panda + 0.3 cat is ``labels = [panda, cat]``, ``weights = [0.7, 0.3]``. A tuple of tensors, so it
+    survives collating, pinning, transfer and ``torch.compile``.
+
+    Attributes:
+        labels: int64 ``(batch, k)``, classes in any order; a class may repeat. k = 1 for unmixed images.
+        weights: float ``(batch, k)``, non-negative, rows sum to 1.
+
+    Example:
+        >>> mix = LabelMix(torch.tensor([[3, 1], [2, 2]]), torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+        >>> order = mix.order()
+        >>> order.labels.tolist(), order.present.tolist()
+        ([[1, 3], [2, 2]], [[True, True], [True, False]])
+        >>> mix.dense(4)[0].tolist()
+        [0.0, 0.75, 0.0, 0.25]
+    """
+
+    labels: Tensor
+    weights: Tensor
+
+    @classmethod
+    def unmixed(cls, labels: Tensor) -> LabelMix:
+        """Labels ``(batch,)`` of ordinary images: every row is one class with weight 1."""
+        return cls(labels[:, None], torch.ones(len(labels), 1, device=labels.device))
+
+    @classmethod
+    def pair(cls, labels: Tensor, partner_labels: Tensor, weight: Tensor | float) -> LabelMix:
+        """Two labels ``(batch,)`` per row; ``weight``, a number or ``(batch,)``, is the share of ``labels``.
+
+        Example:
+            >>> LabelMix.pair(torch.tensor([3]), torch.tensor([1]), 0.25)
+            LabelMix(labels=tensor([[3, 1]]), weights=tensor([[0.2500, 0.7500]]))
+        """
+        own = torch.as_tensor(weight, dtype=torch.float32, device=labels.device).expand(len(labels))
+        return cls(torch.stack((labels, partner_labels), 1), torch.stack((own, 1 - own), 1))
+
+    def order(self) -> LabelOrder:
+        """The canonical form. The only place that merges, ranks and ties; no host synchronisation."""
+        labels, weights = self
+        # By label first, so that rows that mean the same come out the same.
+        labels, by_label = labels.sort(dim=1, stable=True)
+        weights = weights.gather(1, by_label)
+        same = labels[:, :, None] == labels[:, None, :]
+        merged = (same * weights[:, None, :]).sum(2)
+        repeat = torch.zeros_like(labels, dtype=torch.bool)
+        repeat[:, 1:] = labels[:, 1:] == labels[:, :-1]
+        weights, by_weight = merged.masked_fill(repeat, 0).sort(dim=1, descending=True, stable=True)
+        labels = labels.gather(1, by_weight)
+        present = weights > 0
+        tied = torch.zeros_like(present)
+        tied[:, 1:] = present[:, 1:] & (weights[:, 1:] == weights[:, :-1])
+        return LabelOrder(torch.where(present, labels, labels[:, :1]), weights, present, tied)
+
+    def canonical(self) -> LabelMix:
+        """The same mix, heaviest class first, repeats merged (their place is left with weight 0)."""
+        order = self.order()
+        return LabelMix(order.labels, order.weights)
+
+    def dense(self, num_classes: int) -> Tensor:
+        """The hard-label matrix ``(batch, num_classes)``: class weights that sum to 1 per row."""
+        hard = self.weights.new_zeros(len(self.labels), num_classes)
+        return hard.scatter_add_(1, self.labels, self.weights)
+
+    def select(self, rows: Tensor) -> LabelMix:
+        """The rows named by an index or a boolean mask ``(batch,)``."""
+        return LabelMix(self.labels[rows], self.weights[rows])
+
+    def check_shape(self) -> None:
+        """Raise :class:`InputError` unless both fields are ``(batch, k)`` of the right kind. Free of cost."""
+        labels, weights = self
+        if labels.dtype != torch.int64 or labels.ndim != 2 or labels.shape[1] == 0:
+            raise InputError(
+                f"label_mix.labels: expected int64 (batch, k) with k >= 1, got {_kind(labels)}"
+            )
+        if not weights.is_floating_point() or weights.shape != labels.shape:
+            raise InputError(
+                f"label_mix.weights: expected floating point of the labels' shape {tuple(labels.shape)}, "
+                f"got {_kind(weights)}"
+            )
+        if weights.device != labels.device:
+            raise InputError(
+                f"label_mix.weights: expected the labels' device {labels.device}, got {weights.device}"
+            )
+
+    def check_values(self, num_classes: int) -> None:
+        """Raise :class:`InputError` for labels out of range or weights that are no shares.
+
+        Looks at the values, so on an accelerator it waits for the device.
+        """
+        labels, weights = self
+        if labels.numel() == 0:
+            return
+        low, high = (int(bound) for bound in labels.aminmax())
+        if low < 0 or high >= num_classes:
+            wrong = low if low < 0 else high
+            raise InputError(f"label_mix.labels: expected classes 0 ... {num_classes - 1}, got {wrong}")
+        if not bool((weights >= 0).all()):  # NaN is not >= 0 either
+            wrong_weight = float(weights[~(weights >= 0)][0])
+            raise InputError(f"label_mix.weights: expected numbers >= 0, got {wrong_weight}")
+        sums = weights.sum(1)
+        if bool(((sums - 1).abs() > _SUM_TOLERANCE).any()):
+            wrong_sum = float(sums[(sums - 1).abs().argmax()])
+            raise InputError(f"label_mix.weights: expected rows that sum to 1, got a row sum of {wrong_sum:g}")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -1,0 +1,27 @@
+"""Cross-entropy with the hard label of a mixed image."""
+
+import torch
+from torch import Tensor
+
+from ida_lightning.label_mix import LabelMix
+
+
+def mixed_cross_entropy(student_logits: Tensor, label_mix: LabelMix) -> Tensor:
+    """How badly the student predicts the classes of a mixed image, weighted by how much of each it shows.
+
+    Equal to the cross-entropy with ``label_mix.dense(classes)`` without building that matrix.
+
+    Args:
+        student_logits: ``(batch, classes)``; half types are computed in float32.
+        label_mix: ``(batch, k)``, in any order, repeats allowed.
+
+    Returns:
+        One loss per row, ``(batch,)``, in nats.
+
+    Example:
+        >>> mixed_cross_entropy(torch.zeros(1, 4), LabelMix.unmixed(torch.tensor([2])))
+        tensor([1.3863])
+    """
+    dtype = torch.promote_types(student_logits.dtype, torch.float32)
+    log_probs = student_logits.log_softmax(1, dtype=dtype)
+    return -(label_mix.weights * log_probs.gather(1, label_mix.labels)).sum(1)

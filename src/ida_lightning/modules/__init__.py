@@ -1,0 +1,6 @@
+"""Lightning modules: train a classifier, distil a student from a teacher."""
+
+from ida_lightning.modules.classification import ClassificationModule
+from ida_lightning.modules.distillation import DistillationModule
+
+__all__ = ["ClassificationModule", "DistillationModule"]

@@ -1,0 +1,66 @@
+"""Train a classifier with hard labels: a teacher, or a student on its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ida_lightning.losses import mixed_cross_entropy
+from ida_lightning.mixing import MixedBatch
+from ida_lightning.models import build_model
+from ida_lightning.modules.base import ClassifierBase, LRSchedulerCallable, OptimizerCallable
+
+
+class ClassificationModule(ClassifierBase):
+    """Trains a network with the hard labels of the same batches that distillation uses.
+
+    Logs ``train/loss``, ``model/val_acc``, ``model/val_nll`` and the same for test.
+
+    Args:
+        model: a timm name, or a module that maps images to logits ``(batch, num_classes)``.
+        num_classes: classes of the data set. The command line fills this and the next two in.
+        in_channels: channels of the images.
+        image_size: pixels of the images; not used here, taken so that both modules are configured alike.
+        model_args: further arguments of :func:`ida_lightning.models.build_model`, such as ``stem: small``.
+        optimizer: from parameters to optimiser.
+        lr_scheduler: from optimiser to a scheduler stepped once an epoch; None is warm-up and cosine.
+
+    Raises:
+        InputError: for a network that cannot be built.
+
+    Example:
+        >>> module = ClassificationModule("test_resnet", num_classes=10, in_channels=1)
+        >>> module(torch.zeros(2, 1, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    owner = "model"
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        num_classes: int,
+        in_channels: int = 3,
+        image_size: int = 32,
+        model_args: dict[str, Any] | None = None,
+        optimizer: OptimizerCallable = lambda p: torch.optim.SGD(
+            p, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True
+        ),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(num_classes, optimizer, lr_scheduler)
+        self._save_plain_hyperparameters(*(["model"] if isinstance(model, nn.Module) else []))
+        self.model = build_model(model, num_classes, in_channels, **(model_args or {}))
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is trained."""
+        return self.model
+
+    def training_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy with the hard labels, mixed or not."""
+        loss = mixed_cross_entropy(self(batch.images), batch.label_mix).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
