@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import pickle
+import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,10 +26,14 @@ _LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size":
 
 
 class _Parser(LightningArgumentParser):
-    """A parser whose complaint is one line."""
+    """A parser whose complaint is one line, and that takes no abbreviation for a key."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-        raise InputError(_one_line(message)) from ex
+        """Raise what argparse would print and exit with."""
+        raise InputError(_explain(message)) from ex
 
 
 class _ConfigCallback(SaveConfigCallback):
@@ -59,6 +66,8 @@ class IDACLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        # Lightning 2.6 asks torch 2.15's pytrees in a way that torch has deprecated; nothing a user could change.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
@@ -104,11 +113,45 @@ class IDACLI(LightningCLI):
         try:
             super()._parse_ckpt_path()
         except (RuntimeError, EOFError, pickle.UnpicklingError, AttributeError) as error:
-            raise InputError(f"ckpt_path: {path} is damaged or no checkpoint ({_one_line(str(error))})") from error
+            raise InputError(
+                f"ckpt_path: {path} is damaged or no checkpoint ({_one_line(str(error))})"
+            ) from error
 
 
 def _one_line(message: str) -> str:
     return " ".join(message.split())
+
+
+def _explain(message: str) -> str:
+    """The informative part of jsonargparse's report on a union of types: the key and what is wrong with it."""
+    key = re.match(r'Parser key "(.+?)":', message)
+    errors = re.search(r"Errors:\n(.*?)(?:\n\s*Given value|$)", message, re.DOTALL)
+    if not errors:
+        return _one_line(message)
+    reasons = dict.fromkeys(_one_line(part) for part in re.split(r"(?:^|\n)\s*- ", errors[1]) if part.strip())
+    unknown = re.search(r"Expected a dot import path string: (\S+)", message)
+    if unknown:
+        near = difflib.get_close_matches(
+            unknown[1], _class_names(L.LightningModule, L.LightningDataModule, L.Callback)
+        )
+        reasons = {f"no class {unknown[1]!r}" + (f"; did you mean {near[0]}?" if near else ""): None}
+    useful = [reason for reason in reasons if "NoneType" not in reason] or list(reasons)
+    value = re.search(r"Given value: (.*)", message)
+    if value and not unknown and all(reason.startswith("Expected a <class") for reason in useful):
+        useful[-1] += f", got {value[1]}"
+    return (f"{key[1]}: " if key else "") + "; ".join(useful)
+
+
+def _class_names(*bases: type) -> list[str]:
+    found = [kind for base in bases for kind in base.__subclasses__()]
+    return [kind.__name__ for kind in found] + (_class_names(*found) if found else [])
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """The :class:`InputError` behind an error: jsonargparse reports it as a mismatch of types."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def main(args: list[str] | None = None) -> None:
@@ -119,8 +162,11 @@ def main(args: list[str] | None = None) -> None:
     """
     try:
         IDACLI(args)
-    except InputError as error:
-        print(f"ida-lightning: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
+    except ValueError as error:
+        cause = _input_error(error)
+        if cause is None:
+            raise
+        print(f"ida-lightning: {_one_line(str(cause))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
     # Gloo aborts now and then if the interpreter exits with the group still up. After a failure the other
     # processes may be gone, and leaving the group could wait for them.

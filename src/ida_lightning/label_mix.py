@@ -108,9 +108,7 @@ class LabelMix(NamedTuple):
         """Raise :class:`InputError` unless both fields are ``(batch, k)`` of the right kind. Free of cost."""
         labels, weights = self
         if labels.dtype != torch.int64 or labels.ndim != 2 or labels.shape[1] == 0:
-            raise InputError(
-                f"label_mix.labels: expected int64 (batch, k) with k >= 1, got {_kind(labels)}"
-            )
+            raise InputError(f"label_mix.labels: expected int64 (batch, k) with k >= 1, got {_kind(labels)}")
         if not weights.is_floating_point() or weights.shape != labels.shape:
             raise InputError(
                 f"label_mix.weights: expected floating point of the labels' shape {tuple(labels.shape)}, "
@@ -139,7 +137,9 @@ class LabelMix(NamedTuple):
         sums = weights.sum(1)
         if bool(((sums - 1).abs() > _SUM_TOLERANCE).any()):
             wrong_sum = float(sums[(sums - 1).abs().argmax()])
-            raise InputError(f"label_mix.weights: expected rows that sum to 1, got a row sum of {wrong_sum:g}")
+            raise InputError(
+                f"label_mix.weights: expected rows that sum to 1, got a row sum of {wrong_sum:g}"
+            )
 
 
 def _kind(tensor: Tensor) -> str:

@@ -118,7 +118,14 @@ def load_weights(path: str | Path, what: str = "checkpoint") -> Weights:
             content = torch.load(path, map_location="cpu", weights_only=True)
             tensors = content.get("state_dict", content.get("model", content))
             names = content.get("class_names")
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, OSError) as error:
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        AttributeError,
+        OSError,
+    ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{what}: {path} is damaged or no weight file ({reason})") from error
     if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):

@@ -125,7 +125,15 @@ class MixingDataModule(L.LightningDataModule):
         """Normalise; in training also augment and mix."""
         if self.trainer is None or not self.trainer.training:
             return batch._replace(images=self.normalise(batch.images))
-        return self.mix(batch, self._generator(self.trainer.current_epoch, self.trainer.global_rank))
+        epoch = self.trainer.current_epoch
+        at, batches = self._progress
+        batches = batches if at == epoch else 0
+        self._progress = (epoch, batches + 1)
+        return self.mix(batch, self.batch_generator(epoch, batches, self.trainer.global_rank))
+
+    def batch_generator(self, epoch: int, batch: int, rank: int = 0) -> np.random.Generator:
+        """The source of all randomness of one training batch."""
+        return np.random.default_rng((self.seed, epoch, batch, rank))
 
     def mix(self, batch: MixedBatch, rng: np.random.Generator) -> MixedBatch:
         """The training batch made of a batch as loaded: augmented, normalised and mixed with draws from ``rng``.
@@ -152,7 +160,8 @@ class MixingDataModule(L.LightningDataModule):
     def normalise(self, images: Tensor) -> Tensor:
         """Float images with zero mean and unit variance from uint8 ones."""
         mean, std = (
-            torch.tensor(values, device=images.device)[:, None, None] * 255 for values in (self.mean, self.std)
+            torch.tensor(values, device=images.device)[:, None, None] * 255
+            for values in (self.mean, self.std)
         )
         return (images - mean) / std
 
@@ -162,12 +171,6 @@ class MixingDataModule(L.LightningDataModule):
             torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std)
         )
         return (images * std + mean).clamp(0, 1)
-
-    def _generator(self, epoch: int, rank: int) -> np.random.Generator:
-        at, batches = self._progress
-        batches = batches if at == epoch else 0
-        self._progress = (epoch, batches + 1)
-        return np.random.default_rng((self.seed, epoch, batches, rank))
 
     def state_dict(self) -> dict[str, Any]:
         """How far the draws have come, so that a resumed run goes on with the next ones."""

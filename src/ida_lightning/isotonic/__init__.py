@@ -75,4 +75,6 @@ def _check(soft_labels: Tensor, label_mix: LabelMix) -> None:
     if not bool(torch.isfinite(soft_labels.sum())):
         wrong = int((~torch.isfinite(soft_labels)).any(1).sum())
         if wrong:
-            raise InputError(f"soft_labels: expected finite values, got NaN or infinity in {wrong} of {rows} rows")
+            raise InputError(
+                f"soft_labels: expected finite values, got NaN or infinity in {wrong} of {rows} rows"
+            )
