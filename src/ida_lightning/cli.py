@@ -31,7 +31,7 @@ class _Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what argparse would print and exit with."""
         raise InputError(_explain(message)) from ex
 
@@ -40,7 +40,7 @@ class _ConfigCallback(SaveConfigCallback):
     """Keeps the whole config with every run: beside its logs and in its logger, callbacks included."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, save_to_log_dir=False, **kwargs)
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write ``config.yaml``; called on one process."""
@@ -113,9 +113,7 @@ class IDACLI(LightningCLI):
         try:
             super()._parse_ckpt_path()
         except (RuntimeError, EOFError, pickle.UnpicklingError, AttributeError) as error:
-            raise InputError(
-                f"ckpt_path: {path} is damaged or no checkpoint ({_one_line(str(error))})"
-            ) from error
+            raise InputError(f"ckpt_path: {path} is damaged or no checkpoint ({_one_line(str(error))})") from error
 
 
 def _one_line(message: str) -> str:
@@ -131,9 +129,7 @@ def _explain(message: str) -> str:
     reasons = dict.fromkeys(_one_line(part) for part in re.split(r"(?:^|\n)\s*- ", errors[1]) if part.strip())
     unknown = re.search(r"Expected a dot import path string: (\S+)", message)
     if unknown:
-        near = difflib.get_close_matches(
-            unknown[1], _class_names(L.LightningModule, L.LightningDataModule, L.Callback)
-        )
+        near = difflib.get_close_matches(unknown[1], _class_names(L.LightningModule, L.LightningDataModule, L.Callback))
         reasons = {f"no class {unknown[1]!r}" + (f"; did you mean {near[0]}?" if near else ""): None}
     useful = [reason for reason in reasons if "NoneType" not in reason] or list(reasons)
     value = re.search(r"Given value: (.*)", message)
@@ -143,7 +139,9 @@ def _explain(message: str) -> str:
 
 
 def _class_names(*bases: type) -> list[str]:
-    found = [kind for base in bases for kind in base.__subclasses__()]
+    found: list[type] = []
+    for base in bases:
+        found += type.__subclasses__(base)
     return [kind.__name__ for kind in found] + (_class_names(*found) if found else [])
 
 

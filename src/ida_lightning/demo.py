@@ -101,9 +101,7 @@ def table(results: list[Result], images: int) -> str:
     return "\n".join(lines)
 
 
-def draw_picture(
-    data: MixingDataModule, module: DistillationModule, correction: IsotonicSoftLabelCallback
-) -> Path:
+def draw_picture(data: MixingDataModule, module: DistillationModule, correction: IsotonicSoftLabelCallback) -> Path:
     """Save the most corrected images of one training batch as ``corrections.png``."""
     module.cpu()
     loaded: MixedBatch = next(iter(data.train_dataloader()))
@@ -142,13 +140,12 @@ def main(extra: list[str] | None = None) -> None:
 
     results = []
     for number, job in enumerate(_JOBS, start=1):
-        say(
-            f"\n[{number}/{len(_JOBS)}] {_JOBS[job][0]}: ida-lightning fit --config configs/digits/{job}.yaml"
-        )
+        say(f"\n[{number}/{len(_JOBS)}] {_JOBS[job][0]}: ida-lightning fit --config configs/digits/{job}.yaml")
         result, cli = run_job(job, extra)
         results.append(result)
     images = len(cli.datamodule.splits["test"])
-    correction = next(c for c in cli.trainer.callbacks if isinstance(c, IsotonicSoftLabelCallback))
+    callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
+    correction = next(c for c in callbacks if isinstance(c, IsotonicSoftLabelCallback))
     picture = draw_picture(cli.datamodule, cli.model, correction)
     text = table(results, images)
     unfinished = _OUT / "table.md.part"

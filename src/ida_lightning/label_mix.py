@@ -115,9 +115,7 @@ class LabelMix(NamedTuple):
                 f"got {_kind(weights)}"
             )
         if weights.device != labels.device:
-            raise InputError(
-                f"label_mix.weights: expected the labels' device {labels.device}, got {weights.device}"
-            )
+            raise InputError(f"label_mix.weights: expected the labels' device {labels.device}, got {weights.device}")
 
     def check_values(self, num_classes: int) -> None:
         """Raise :class:`InputError` for labels out of range or weights that are no shares.
@@ -137,9 +135,7 @@ class LabelMix(NamedTuple):
         sums = weights.sum(1)
         if bool(((sums - 1).abs() > _SUM_TOLERANCE).any()):
             wrong_sum = float(sums[(sums - 1).abs().argmax()])
-            raise InputError(
-                f"label_mix.weights: expected rows that sum to 1, got a row sum of {wrong_sum:g}"
-            )
+            raise InputError(f"label_mix.weights: expected rows that sum to 1, got a row sum of {wrong_sum:g}")
 
 
 def _kind(tensor: Tensor) -> str:

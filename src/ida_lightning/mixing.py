@@ -27,7 +27,7 @@ class MixedBatch(NamedTuple):
 
     images: Tensor
     label_mix: LabelMix
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     partner: Tensor
 
 

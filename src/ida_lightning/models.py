@@ -51,13 +51,9 @@ def build_model(
         return model
     if not timm.is_model(model):
         near = difflib.get_close_matches(model, timm.list_models(), n=3)
-        raise InputError(
-            f"model: expected a timm name{' such as ' + ', '.join(near) if near else ''}, got {model!r}"
-        )
+        raise InputError(f"model: expected a timm name{' such as ' + ', '.join(near) if near else ''}, got {model!r}")
     try:
-        network: nn.Module = timm.create_model(
-            model, num_classes=num_classes, in_chans=in_channels, **timm_args
-        )
+        network: nn.Module = timm.create_model(model, num_classes=num_classes, in_chans=in_channels, **timm_args)
     except (TypeError, RuntimeError) as error:
         raise InputError(f"model: timm could not build {model!r} with {timm_args}: {error}") from error
     if stem == "small":

@@ -31,7 +31,7 @@ class Supervision(NamedTuple):
 
     images: Tensor
     label_mix: LabelMix
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     teacher_logits: Tensor
     soft_labels: Tensor
     soft_weight: Tensor

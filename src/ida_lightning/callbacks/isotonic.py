@@ -115,7 +115,7 @@ def correct_soft_labels(
         >>> soft_labels = torch.tensor([[0.25, 0.15, 0.35, 0.25]])
         >>> mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)
         >>> correct_soft_labels(soft_labels, mix, temperature=4.0, space="logits").round(decimals=4)
-        tensor([[0.2501, 0.2499, 0.2499, 0.2501]])
+        tensor([[0.2611, 0.2463, 0.2463, 0.2463]])
     """
     if space == "softened":
         return isotonic_soft_labels(soft_labels, label_mix, solver)

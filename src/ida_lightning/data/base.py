@@ -17,7 +17,7 @@ from ida_lightning.errors import InputError
 from ida_lightning.mixing import MixedBatch, Mixing, mix_images, mix_labels
 
 
-def _as_fetched(batch: MixedBatch) -> MixedBatch:
+def _as_fetched(batch: Any) -> Any:
     return batch
 
 
@@ -160,16 +160,13 @@ class MixingDataModule(L.LightningDataModule):
     def normalise(self, images: Tensor) -> Tensor:
         """Float images with zero mean and unit variance from uint8 ones."""
         mean, std = (
-            torch.tensor(values, device=images.device)[:, None, None] * 255
-            for values in (self.mean, self.std)
+            torch.tensor(values, device=images.device)[:, None, None] * 255 for values in (self.mean, self.std)
         )
         return (images - mean) / std
 
     def denormalise(self, images: Tensor) -> Tensor:
         """Pixel values from 0 to 1 again, for pictures."""
-        mean, std = (
-            torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std)
-        )
+        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std))
         return (images * std + mean).clamp(0, 1)
 
     def state_dict(self) -> dict[str, Any]:

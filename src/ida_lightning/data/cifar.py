@@ -36,9 +36,7 @@ class CIFAR100DataModule(MixingDataModule):
     std = (0.2673, 0.2564, 0.2762)
     crop_padding = 4
 
-    def __init__(
-        self, root: str = "data", download: bool = False, val_images: int = 5000, **kwargs: Any
-    ) -> None:
+    def __init__(self, root: str = "data", download: bool = False, val_images: int = 5000, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 100 <= val_images <= 49_900:
             raise InputError(f"val_images: expected 100 ... 49900, at least one a class, got {val_images}")

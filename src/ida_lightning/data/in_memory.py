@@ -46,9 +46,7 @@ class InMemoryImages(Dataset[MixedBatch]):
 
 def stratified_split(labels: Tensor, held_out: int) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers of a fixed stratified split into the rest and ``held_out`` rows; never depends on a seed."""
-    rest, held = train_test_split(
-        np.arange(len(labels)), test_size=held_out, stratify=labels.numpy(), random_state=0
-    )
+    rest, held = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels.numpy(), random_state=0)
     return np.sort(rest), np.sort(held)
 
 

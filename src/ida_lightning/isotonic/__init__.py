@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ida_lightning.errors import InputError
-from ida_lightning.isotonic.threshold import threshold
+from ida_lightning.isotonic.threshold import threshold_solver
 from ida_lightning.label_mix import LabelMix
 
 __all__ = ["Solver", "isotonic_soft_labels"]
@@ -53,7 +53,7 @@ def isotonic_soft_labels(soft_labels: Tensor, label_mix: LabelMix, solver: Solve
         raise InputError(f"solver: expected one of {', '.join(get_args(Solver))}, got {solver!r}")
     _check(soft_labels, label_mix)
     computed = soft_labels if soft_labels.dtype == torch.float64 else soft_labels.float()
-    return threshold(computed, label_mix.order()).to(soft_labels.dtype)
+    return threshold_solver(computed, label_mix.order()).to(soft_labels.dtype)
 
 
 def _check(soft_labels: Tensor, label_mix: LabelMix) -> None:
@@ -75,6 +75,4 @@ def _check(soft_labels: Tensor, label_mix: LabelMix) -> None:
     if not bool(torch.isfinite(soft_labels.sum())):
         wrong = int((~torch.isfinite(soft_labels)).any(1).sum())
         if wrong:
-            raise InputError(
-                f"soft_labels: expected finite values, got NaN or infinity in {wrong} of {rows} rows"
-            )
+            raise InputError(f"soft_labels: expected finite values, got NaN or infinity in {wrong} of {rows} rows")

@@ -12,7 +12,7 @@ from ida_lightning.label_mix import LabelOrder
 _TOP = 16
 
 
-def threshold(values: Tensor, order: LabelOrder) -> Tensor:
+def threshold_solver(values: Tensor, order: LabelOrder) -> Tensor:
     r"""Nearest row, in least squares, that respects the order of a mixed label.
 
     Solves, per row p, ``min sum_k (m_k - p_k)^2`` subject to ``m_u >= m_v`` whenever class u outranks class v,
@@ -41,7 +41,7 @@ def threshold(values: Tensor, order: LabelOrder) -> Tensor:
         Min-max formula: Robertson, Wright, Dykstra, Order Restricted Statistical Inference (1988), section 1.4.
         The order of mixed labels: Cui and Yan, IJCAI 2021 (arXiv 2107.01412), section 3.
     """
-    batch, classes = values.shape
+    classes = values.shape[1]
     ranked = order.labels.shape[1]
     look_at = min(classes, _TOP + ranked)
     if look_at < classes and (values.device.type != "cpu" or torch.compiler.is_compiling()):

@@ -76,7 +76,7 @@ class ClassifierBase(L.LightningModule):
 
     def predict_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """Class probabilities ``(batch, classes)``, float32."""
-        return self(batch.images).softmax(1, dtype=torch.float32)
+        return cast(Tensor, self(batch.images)).softmax(1, dtype=torch.float32)
 
     def _evaluate(self, batch: MixedBatch, split: str, accuracy: MulticlassAccuracy) -> None:
         logits = self(batch.images)
@@ -101,7 +101,8 @@ class ClassifierBase(L.LightningModule):
                 return (step + 1) / (warmup + 1)
             return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
-        return [optimizer], [{"scheduler": LambdaLR(optimizer, factor), "interval": "step"}]
+        scheduler = LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what the outputs stand for beside the weights, so that a student can check it."""

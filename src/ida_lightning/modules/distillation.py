@@ -92,8 +92,7 @@ class DistillationModule(ClassifierBase):
             raise InputError(f"temperature: expected a number > 0, got {temperature}")
         if not (soft_weight >= 0 and hard_weight >= 0 and soft_weight + hard_weight > 0):
             raise InputError(
-                "soft_weight, hard_weight: expected numbers >= 0, not both 0, "
-                f"got {soft_weight} and {hard_weight}"
+                f"soft_weight, hard_weight: expected numbers >= 0, not both 0, got {soft_weight} and {hard_weight}"
             )
         modules = {"teacher": teacher, "student": student}
         self._save_plain_hyperparameters(*(n for n, m in modules.items() if isinstance(m, nn.Module)))
@@ -204,7 +203,8 @@ class DistillationModule(ClassifierBase):
 
     def on_train_batch_end(self, outputs: Any, batch: MixedBatch, batch_idx: int) -> None:
         """Look, where it costs no stall, whether the teacher's logits were finite."""
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
             self._check_nonfinite()
 
     def _note_nonfinite(self, finite: Tensor) -> None:
@@ -229,7 +229,8 @@ class DistillationModule(ClassifierBase):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:
         self.teacher.move(fn)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies of the module start without hooks: those belong to callbacks of the original's run."""

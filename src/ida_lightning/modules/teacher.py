@@ -83,7 +83,7 @@ class FrozenTeacher:
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Apply what ``nn.Module.to`` and its like apply to every tensor."""
         if self.network is not None:
-            self.network._apply(fn)
+            self.network._apply(fn)  # type: ignore[no-untyped-call]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` in float32 or better, without a graph.

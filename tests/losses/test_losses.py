@@ -1,0 +1,51 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ida_lightning import LabelMix, distillation_loss, mixed_cross_entropy
+
+
+def test_distillation_loss_is_batchmean_kl_times_temperature_squared():
+    student_logits, teacher_logits = torch.randn(2, 6, 10, dtype=torch.float64)
+    soft_labels = (teacher_logits / 3).softmax(1)
+    expected = F.kl_div((student_logits / 3).log_softmax(1), soft_labels, reduction="batchmean") * 9
+    torch.testing.assert_close(distillation_loss(student_logits, soft_labels, 3.0).mean(), expected)
+
+
+def test_distillation_loss_is_zero_at_the_target_and_takes_zeros():
+    logits = torch.randn(4, 5)
+    torch.testing.assert_close(
+        distillation_loss(logits, (logits / 2).softmax(1), 2.0), torch.zeros(4), atol=1e-6, rtol=0
+    )
+    one_hot = torch.eye(5)[:4]
+    torch.testing.assert_close(
+        distillation_loss(logits, one_hot, 1.0), F.cross_entropy(logits, torch.arange(4), reduction="none")
+    )
+
+
+def test_two_terms_are_one_blended_target():
+    # design.md fact 6: a KL(p||q) + b KL(m||q) has the gradient of (a+b) KL((a p + b m)/(a+b) || q).
+    logits = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
+    p, m = torch.rand(2, 3, 7, dtype=torch.float64).softmax(2)
+    both = 0.3 * distillation_loss(logits, p, 2.0).sum() + 0.7 * distillation_loss(logits, m, 2.0).sum()
+    blended = distillation_loss(logits, 0.3 * p + 0.7 * m, 2.0).sum()
+    torch.testing.assert_close(torch.autograd.grad(both, logits), torch.autograd.grad(blended, logits))
+
+
+def test_mixed_cross_entropy_is_the_one_with_the_dense_label():
+    logits = torch.randn(5, 6)
+    mix = LabelMix.pair(torch.tensor([0, 1, 2, 3, 3]), torch.tensor([5, 4, 3, 2, 3]), torch.rand(5))
+    torch.testing.assert_close(
+        mixed_cross_entropy(logits, mix), F.cross_entropy(logits, mix.dense(6), reduction="none")
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_logits_are_computed_in_float32_and_gradients_stay_finite(dtype):
+    logits = torch.tensor([[60.0, -60.0, 0.0]], dtype=dtype, requires_grad=True)
+    soft = distillation_loss(logits, torch.tensor([[0.0, 1.0, 0.0]]), 0.5)
+    hard = mixed_cross_entropy(logits, LabelMix.unmixed(torch.tensor([1])))
+    assert soft.dtype == hard.dtype == torch.float32
+    (gradient,) = torch.autograd.grad((soft + hard).sum(), logits)
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().sum() > 0

@@ -1,0 +1,156 @@
+"""W&B from the command line, offline: what reaches the run's file and the disk."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from tests.wandb_reader import Run, read_run
+
+CONFIG = Path(__file__).parents[1] / "configs" / "digits" / "ida_cutmix.yaml"
+BLOCK = 32 * 1024
+
+
+def run_offline(folder: Path, *arguments: str) -> None:
+    # A process of its own: wandb reads its environment once per process, wraps stdout and keeps a service, and
+    # only the end of the process shows that the run is closed without anyone calling wandb.finish().
+    own = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    environment = own | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, check=True, timeout=240)
+
+
+def run_file(wandb_folder: Path) -> Path:
+    (found,) = wandb_folder.glob("*-run-*/run-*.wandb")
+    return found
+
+
+@pytest.fixture(scope="module")
+def fit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fit")
+    teacher = folder / "outputs" / "digits" / "teacher.safetensors"
+    teacher.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    save_file(timm.create_model("resnet10t", num_classes=10, in_chans=1).state_dict(), teacher)
+    run_offline(
+        folder,
+        *("-m", "ida_lightning", "fit", "--config", str(CONFIG), "--trainer.logger=WandbLogger"),
+        *("--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=10"),
+        *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fit_run(fit_folder: Path) -> Run:
+    return read_run(run_file(fit_folder / "outputs" / "wandb"))
+
+
+def test_history_holds_every_metric(fit_run: Run) -> None:
+    last: dict[str, Any] = {key: value for row in fit_run.history for key, value in row.items()}
+    assert 0 < last["train/violation_rate"] <= 1
+    assert last["train/violation_rate_corrected"] == 0
+    assert 0 < last["train/moved_mass"] < 1
+    for owner in ("student", "teacher"):
+        assert 0 <= last[f"{owner}/val_acc"] <= 1
+        assert last[f"{owner}/val_nll"] > 0
+
+
+def test_logged_parts_sum_to_the_logged_loss(fit_run: Run) -> None:
+    (row,) = [row for row in fit_run.history if "train/loss" in row]  # log_every_n_steps is 10, as is the epoch
+    assert row["train/kd_loss"] > 0
+    assert row["train/hard_loss"] > 0
+    assert row["train/kd_loss"] + row["train/hard_loss"] == pytest.approx(row["train/loss"], rel=1e-6)
+
+
+def test_teacher_is_reported_before_the_first_step(fit_run: Run) -> None:
+    first = fit_run.history[0]
+    assert first["trainer/global_step"] == 0
+    assert {"teacher/val_acc", "teacher/val_nll"} <= first.keys()
+    assert not any(key.startswith("train/") for key in first)
+
+
+def test_config_tells_the_whole_run(fit_run: Run) -> None:
+    recorded = yaml.safe_load(fit_run.config["config"])
+    shipped = yaml.safe_load(CONFIG.read_text())
+    isotonic = recorded["trainer"]["callbacks"][0]
+    assert isotonic["class_path"].endswith(".IsotonicSoftLabelCallback")
+    assert isotonic["init_args"] == {"solver": "auto", "space": "softened", "strength": 1.0}
+    assert len(recorded["trainer"]["callbacks"]) == len(shipped["trainer"]["callbacks"])
+    assert recorded["trainer"]["max_epochs"] == 1  # from the command line
+    assert shipped["model"]["init_args"].items() <= recorded["model"]["init_args"].items()
+    assert recorded["model"]["init_args"]["temperature"] == 4.5  # a default that no file names
+    assert recorded["data"]["init_args"]["mixing"]["kind"] == "cutmix"
+    assert fit_run.config["soft_weight"] == 0.95  # hyperparameters are columns of their own, to sort runs by
+
+
+def test_one_run_leaves_one_folder_with_its_config(fit_folder: Path, fit_run: Run) -> None:
+    outputs = fit_folder / "outputs"
+    run_id = run_file(outputs / "wandb").stem.removeprefix("run-")
+    (config,) = outputs.rglob("config.yaml")
+    assert config.parent.name == run_id
+    assert config.read_text() == fit_run.config["config"]
+    assert {path.name for path in fit_folder.iterdir()} == {"outputs"}
+
+
+def test_run_is_finished_when_the_command_returns(fit_run: Run) -> None:
+    assert fit_run.exit_code == 0
+
+
+SMALL_RUN = f"""
+import wandb
+with wandb.init(project="small", config={{"kept": [1, None], "changed": 1}}) as run:
+    run.config.update({{"changed": 2}}, allow_val_change=True)
+    run.log({{"number": 1.5, "nested": {{"flag": True}}}})
+    run.log({{"long": "x" * {2 * BLOCK}}})
+    run.finish(exit_code=3)
+"""
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    run_offline(folder, "-c", SMALL_RUN)
+    return run_file(folder / "wandb")
+
+
+def test_reader_returns_what_was_logged(small_file: Path) -> None:
+    run = read_run(small_file)
+    first, second = ({k: v for k, v in row.items() if not k.startswith("_")} for row in run.history)
+    assert first == {"number": 1.5, "nested.flag": True}
+    assert second == {"long": "x" * 2 * BLOCK}  # cut into chunks of the types first, middle and last
+    assert (run.config["kept"], run.config["changed"], run.exit_code) == ([1, None], 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("byte", "complaint"),
+    [
+        pytest.param(6, "version 0", id="format version"),
+        pytest.param(7, "checksum", id="checksum"),
+        pytest.param(11, "checksum", id="length"),
+        pytest.param(13, "checksum", id="chunk type"),
+        pytest.param(30, "checksum", id="data"),
+        pytest.param(BLOCK + 100, "checksum", id="data of a continued record"),
+    ],
+)
+def test_reader_refuses_a_flipped_byte(small_file: Path, tmp_path: Path, byte: int, complaint: str) -> None:
+    content = bytearray(small_file.read_bytes())
+    content[byte] ^= 1
+    damaged = tmp_path / small_file.name
+    damaged.write_bytes(content)
+    with pytest.raises(ValueError, match=complaint):
+        read_run(damaged)
+
+
+@pytest.mark.parametrize("length", [0, 10, 100, BLOCK, 2 * BLOCK, -1])
+def test_reader_refuses_a_file_cut_short(small_file: Path, tmp_path: Path, length: int) -> None:
+    damaged = tmp_path / small_file.name
+    damaged.write_bytes(small_file.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"version 0|ends inside|checksum"):
+        read_run(damaged)
