@@ -123,13 +123,17 @@ class MixingDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: MixedBatch, dataloader_idx: int) -> MixedBatch:
         """Normalise; in training also augment and mix."""
-        if self.trainer is None or not self.trainer.training:
-            return batch._replace(images=self.normalise(batch.images))
-        epoch = self.trainer.current_epoch
-        at, batches = self._progress
-        batches = batches if at == epoch else 0
-        self._progress = (epoch, batches + 1)
-        return self.mix(batch, self.batch_generator(epoch, batches, self.trainer.global_rank))
+        trainer = self.trainer
+        if trainer is None or not trainer.training:
+            batch = batch._replace(images=self.normalise(batch.images))
+        else:
+            epoch = trainer.current_epoch
+            at, batches = self._progress
+            batches = batches if at == epoch else 0
+            self._progress = (epoch, batches + 1)
+            batch = self.mix(batch, self.batch_generator(epoch, batches, trainer.global_rank))
+        # Lightning converts what the loader yields, and that was uint8; the label weights stay in float32.
+        return batch if trainer is None else batch._replace(images=trainer.precision_plugin.convert_input(batch.images))
 
     def batch_generator(self, epoch: int, batch: int, rank: int = 0) -> np.random.Generator:
         """The source of all randomness of one training batch."""

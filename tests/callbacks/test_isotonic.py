@@ -1,0 +1,156 @@
+from collections import OrderedDict
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from ida_lightning import InputError, LabelMix, Supervision, isotonic_soft_labels, moved_mass, violated_rows
+from ida_lightning.callbacks import IsotonicSoftLabelCallback
+from ida_lightning.callbacks.isotonic import correct_soft_labels
+from ida_lightning.modules import ClassificationModule, DistillationModule
+from tests.conftest import TinyNet, trainer
+
+T = 4.5
+SPACES = ["softened", "probabilities", "logits"]
+
+
+def rows(batch=64, classes=12):
+    logits = 4 * torch.randn(batch, classes)
+    labels = torch.randint(classes, (2, batch))
+    return logits, LabelMix.pair(labels[0], labels[1], torch.rand(batch))
+
+
+class Recorder(nn.Module):
+    """Stands for a LightningModule: takes the hook and what it logs."""
+
+    def __init__(self):
+        super().__init__()
+        self.hooks, self.logged = OrderedDict(), {}
+
+    def register_supervision_hook(self, hook):
+        handle = torch.utils.hooks.RemovableHandle(self.hooks)
+        self.hooks[handle.id] = hook
+        return handle
+
+    def log_dict(self, values, **options):
+        assert options["sync_dist"]
+        self.logged = {name: float(value) for name, value in values.items()}
+
+
+def corrected_by(callback, logits, mix):
+    module = Recorder()
+    callback.setup(None, module, "fit")
+    ones = torch.ones(len(logits))
+    supervision = Supervision(logits, mix, ones, logits, (logits / T).softmax(1), ones, ones, T)
+    (hook,) = module.hooks.values()
+    return hook(supervision).soft_labels, module.logged
+
+
+def test_softened_space_corrects_the_soft_label_itself():
+    logits, mix = rows()
+    found, _ = corrected_by(IsotonicSoftLabelCallback(space="softened"), logits, mix)
+    assert torch.equal(found, isotonic_soft_labels((logits / T).softmax(1), mix))
+
+
+def test_probabilities_space_corrects_before_softening():
+    logits, mix = rows()
+    found, _ = corrected_by(IsotonicSoftLabelCallback(space="probabilities"), logits, mix)
+    softened = isotonic_soft_labels(logits.softmax(1), mix) ** (1 / T)
+    torch.testing.assert_close(found, softened / softened.sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
+
+
+def test_logits_space_corrects_the_logits():
+    logits, mix = rows()
+    found, _ = corrected_by(IsotonicSoftLabelCallback(space="logits"), logits, mix)
+    torch.testing.assert_close(found, (isotonic_soft_labels(logits, mix) / T).softmax(1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_every_space_repairs_every_row_and_leaves_the_right_ones(space):
+    logits, mix = rows(batch=2000)
+    before = (logits / T).softmax(1)
+    found, logged = corrected_by(IsotonicSoftLabelCallback(space=space), logits, mix)
+    violated = violated_rows(before, mix)
+    assert 0.5 < violated.float().mean() < 1
+    assert not violated_rows(found, mix).any()
+    assert torch.equal(found[~violated], before[~violated])
+    torch.testing.assert_close(found.sum(1), torch.ones(2000))
+    assert logged["train/violation_rate"] == pytest.approx(float(violated.float().mean()))
+    assert logged["train/violation_rate_corrected"] == 0
+    assert logged["train/moved_mass"] == pytest.approx(float(moved_mass(before, found).mean()))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_saturated_teachers_give_finite_ordered_soft_labels(space):
+    logits = torch.tensor([[2000.0, -2000.0, 0.0, 1.0]])
+    mix = LabelMix.pair(torch.tensor([1]), torch.tensor([2]), 0.7)
+    found = correct_soft_labels((logits / T).softmax(1), mix, T, space)
+    assert torch.isfinite(found).all()
+    assert not violated_rows(found, mix).any()
+    torch.testing.assert_close(found.sum(1), torch.ones(1))
+
+
+def test_strength_blends_and_zero_only_measures():
+    logits, mix = rows()
+    before = (logits / T).softmax(1)
+    full, _ = corrected_by(IsotonicSoftLabelCallback(), logits, mix)
+    half, logged = corrected_by(IsotonicSoftLabelCallback(strength=0.5), logits, mix)
+    torch.testing.assert_close(half, (before + full) / 2)
+    assert logged["train/violation_rate_corrected"] == pytest.approx(float(violated_rows(half, mix).float().mean()))
+    none, logged = corrected_by(IsotonicSoftLabelCallback(strength=0.0), logits, mix)
+    assert torch.equal(none, before)
+    assert logged["train/violation_rate"] == logged["train/violation_rate_corrected"] > 0
+    assert logged["train/moved_mass"] == 0
+
+
+def test_setup_joins_once_and_teardown_leaves():
+    callback, module = IsotonicSoftLabelCallback(), Recorder()
+    callback.setup(None, module, "fit")
+    callback.setup(None, module, "fit")  # as after a crash, which skips teardown
+    assert len(module.hooks) == 1
+    callback.teardown(None, module, "fit")
+    assert not module.hooks
+    callback.setup(None, module, "test")
+    assert not module.hooks
+
+
+@pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")  # a random teacher is enough here
+def test_fit_trains_on_corrected_soft_labels_and_logs(tmp_path, blobs):
+    seen = []
+
+    class Watch(Callback):
+        def setup(self, trainer, pl_module, stage):
+            pl_module.register_supervision_hook(self.look)
+
+        def look(self, supervision):
+            seen.append(bool(violated_rows(supervision.soft_labels, supervision.label_mix).any()))
+            return supervision
+
+    module = DistillationModule(TinyNet(), TinyNet(), 4, 1, 8)
+    run = trainer(tmp_path, callbacks=[Watch(), IsotonicSoftLabelCallback(), Watch()])
+    run.fit(module, blobs)
+    assert seen == [True, False] * 4
+    assert run.callback_metrics["train/violation_rate"] > 0.5
+    assert run.callback_metrics["train/violation_rate_corrected"] == 0
+    assert 0 < run.callback_metrics["train/moved_mass"] < 1
+    assert len(module._supervision_hooks) == 2
+
+
+def test_a_module_without_the_hook_is_refused(tmp_path, blobs):
+    module = ClassificationModule(TinyNet(), 4, 1, 8)
+    with pytest.raises(InputError, match="register_supervision_hook.*got ClassificationModule"):
+        trainer(tmp_path, callbacks=[IsotonicSoftLabelCallback()]).fit(module, blobs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "magic"}, "solver: expected one of auto, threshold, got 'magic'"),
+        ({"space": "softend"}, "space: expected one of softened, probabilities, logits, got 'softend'"),
+        ({"strength": 1.5}, "strength: expected a number from 0 to 1, got 1.5"),
+    ],
+)
+def test_values_out_of_range_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        IsotonicSoftLabelCallback(**options)

@@ -1,0 +1,27 @@
+import torch
+
+from ida_lightning import Mixing
+from ida_lightning.modules import ClassificationModule
+from tests.conftest import BlobsDataModule, TinyNet, trainer
+
+
+def test_learns_the_blobs_and_reports_whose_metrics_they_are(tmp_path):
+    data = BlobsDataModule(batch_size=16, mixing=Mixing("none"))
+    module = ClassificationModule(TinyNet(), 4, 1, 8, optimizer=lambda p: torch.optim.AdamW(p, lr=0.02))
+    run = trainer(tmp_path, max_epochs=15)
+    run.fit(module, data)
+    assert {"train/loss", "model/val_acc", "model/val_nll"} <= run.callback_metrics.keys()
+    (tested,) = run.test(module, data, verbose=False)
+    assert tested["model/test_acc"] > 0.9
+    assert tested["model/test_nll"] < 0.5
+
+
+def test_checkpoint_rebuilds_a_named_network(tmp_path, blobs):
+    module = ClassificationModule("test_resnet", 4, 1, 8, model_args={"stem": "small"})
+    run = trainer(tmp_path)
+    run.fit(module, blobs)
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    loaded = ClassificationModule.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True)
+    images = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(loaded.eval()(images), module.eval()(images))
+    assert torch.load(tmp_path / "run.ckpt", weights_only=True)["class_names"] == blobs.class_names
