@@ -17,6 +17,8 @@ from ida_lightning.data import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.mixing import Mixing
 
+# Lightning 2.6 calls what jsonargparse 4.49 has deprecated; pyproject.toml keeps jsonargparse below 5.
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 # Two threads make small convolutions slower, and much slower when the machine is busy.
 torch.set_num_threads(1)
 

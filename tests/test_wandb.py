@@ -1,8 +1,10 @@
 """W&B from the command line, offline: what reaches the run's file and the disk."""
 
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import timm
 import torch
 import yaml
 from safetensors.torch import save_file
+from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # passed on by version
 
 from tests.wandb_reader import Run, read_run
 
@@ -22,7 +25,8 @@ def run_offline(folder: Path, *arguments: str) -> None:
     # A process of its own: wandb reads its environment once per process, wraps stdout and keeps a service, and
     # only the end of the process shows that the run is closed without anyone calling wandb.finish().
     own = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    environment = own | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    cache = folder.with_name(folder.name + "-cache")  # wandb's default is in the home folder
+    environment = own | {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CACHE_DIR": str(cache)}
     subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, check=True, timeout=240)
 
 
@@ -126,6 +130,25 @@ def test_reader_returns_what_was_logged(small_file: Path) -> None:
     assert first == {"number": 1.5, "nested.flag": True}
     assert second == {"long": "x" * 2 * BLOCK}  # cut into chunks of the types first, middle and last
     assert (run.config["kept"], run.config["changed"], run.exit_code) == ([1, None], 2, 3)
+
+
+def full_chunk(length: int, key: str) -> bytes:
+    """A history record of one item as one chunk of ``length`` bytes in all."""
+    record = Record()
+    item = record.history.item.add(key=key, value_json="1")
+    while (missing := length - 7 - record.ByteSize()) > 0:
+        item.value_json += " " * max(1, missing - 8)  # spaces around JSON mean nothing; lengths grow on their own
+    data: bytes = record.SerializeToString()
+    return struct.pack("<IHB", zlib.crc32(b"\x01" + data), len(data), 1) + data
+
+
+@pytest.mark.parametrize("room", [1, 6])
+def test_reader_skips_the_padding_of_a_block(tmp_path: Path, room: int) -> None:
+    first = b":W&B\xe1\xbe\x00" + full_chunk(BLOCK - 7 - room, "first")
+    assert len(first) == BLOCK - room
+    padded = tmp_path / "padded.wandb"
+    padded.write_bytes(first + bytes(room) + full_chunk(100, "second"))
+    assert read_run(padded) == Run({}, [{"first": 1}, {"second": 1}], None)
 
 
 @pytest.mark.parametrize(

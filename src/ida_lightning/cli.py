@@ -112,7 +112,7 @@ class IDACLI(LightningCLI):
             raise InputError(f"ckpt_path: expected a checkpoint, found nothing at {path}")
         try:
             super()._parse_ckpt_path()
-        except (RuntimeError, EOFError, pickle.UnpicklingError, AttributeError) as error:
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, AttributeError) as error:
             raise InputError(f"ckpt_path: {path} is damaged or no checkpoint ({_one_line(str(error))})") from error
 
 

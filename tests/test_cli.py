@@ -1,0 +1,192 @@
+"""The command line as a person uses it: shipped configs, round trips, and what mistakes look like."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+
+from ida_lightning.cli import main
+from tests.data.test_data import make_cifar
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHORT = [
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=2",
+    "--trainer.limit_val_batches=2",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+QUIET = ["--trainer.enable_progress_bar=false"]
+# Two batches make no teacher.
+pytestmark = pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")
+
+
+def fit(config, *more):
+    main(["fit", "--config", str(CONFIGS / f"{config}.yaml"), *SHORT, *more])
+
+
+def metrics_of(run=0):
+    with Path(f"outputs/logs/version_{run}/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows if row[name]] for name in rows[0]}
+
+
+def test_every_shipped_config_is_short_and_says_how_to_run_it():
+    files = sorted(CONFIGS.rglob("*.yaml"))
+    assert len(files) >= 8
+    for file in files:
+        lines = file.read_text().splitlines()
+        name = file.relative_to(CONFIGS.parent)
+        assert lines[0] == f"# ida-lightning fit --config {name}"
+        assert lines[1].startswith("# ")
+        assert 10 <= len(lines) <= 30, name
+
+
+@pytest.mark.parametrize("data", ["digits", "cifar100"])
+def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_path, monkeypatch):
+    more = []
+    if data == "cifar100":
+        root = make_cifar(tmp_path / "cifar", monkeypatch)
+        more = [f"--data.root={root}", "--data.val_images=100", "--data.batch_size=4", "--trainer.precision=32-true"]
+    names = sorted(file.stem for file in (CONFIGS / data).glob("*.yaml"))
+    names.remove("teacher")
+    fit(f"{data}/teacher", *more)
+    for run, name in enumerate(names, start=1):
+        fit(f"{data}/{name}", *more)
+        logged = metrics_of(run)
+        assert Path(f"outputs/{data}/{name}.safetensors").is_file()
+        assert Path(f"outputs/{data}/{name}/best.ckpt").is_file()
+        if name == "student":
+            assert {"train/loss", "model/val_acc", "model/val_nll"} <= logged.keys()
+            continue
+        for total, kd, hard in zip(
+            logged["train/loss"], logged["train/kd_loss"], logged["train/hard_loss"], strict=True
+        ):
+            assert total == pytest.approx(kd + hard, rel=1e-5)
+        assert {"student/val_acc", "student/val_nll", "teacher/val_acc", "teacher/val_nll"} <= logged.keys()
+        assert logged["train/violation_rate"][-1] > 0
+        after = logged["train/violation_rate_corrected"][-1]
+        assert after == (0 if name.startswith("ida") else logged["train/violation_rate"][-1])
+
+
+def test_student_checkpoint_validates_tests_and_predicts_without_the_teacher():
+    config = ["--config", str(CONFIGS / "digits" / "ida_cutmix.yaml")]
+    fit("digits/teacher")
+    fit("digits/ida_cutmix")
+    Path("outputs/digits/teacher.safetensors").unlink()
+    checkpoint = "outputs/digits/ida_cutmix/best.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    assert all(name.startswith("student.") for name in content["state_dict"])
+    with safe_open("outputs/digits/ida_cutmix.safetensors", "pt") as file:
+        assert {f"student.{key}" for key in file.keys()} == content["state_dict"].keys()  # noqa: SIM118 (no mapping)
+    main(["validate", *config, *QUIET, "--ckpt_path", checkpoint])
+    main(["test", *config, *QUIET, "--ckpt_path", checkpoint])
+    main(["predict", *config, *QUIET, "--ckpt_path", checkpoint, "--predictions.path=p.csv"])
+    with Path("p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 360
+    assert {row["name"] for row in rows} <= set("0123456789")
+
+
+def test_printed_config_gives_itself_again(capsys):
+    def printed(config):
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", "--config", str(config), "--print_config"])
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    first = printed(CONFIGS / "digits" / "ida_cutmix.yaml")
+    Path("again.yaml").write_text(first)
+    assert printed("again.yaml") == first
+    assert yaml.safe_load(first)["model"]["init_args"]["temperature"] == 4.5
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # the second run's
+def test_the_run_keeps_its_whole_config_callbacks_included():
+    fit("digits/teacher")
+    fit("digits/ida_cutmix", "--trainer.callbacks.space=probabilities")
+    kept = yaml.safe_load(Path("outputs/logs/version_1/config.yaml").read_text())
+    (isotonic,) = (c for c in kept["trainer"]["callbacks"] if "Isotonic" in c["class_path"])
+    assert isotonic["init_args"]["space"] == "probabilities"
+    fit("digits/ida_cutmix", "--config", "outputs/logs/version_1/config.yaml")
+
+
+def complaint_of(args, capsys):
+    """What a person sees on stderr; it must be one line and exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ida-lightning: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--model.init_args.temprature=3"], "model: Option 'temprature' is not accepted"),
+        (["--trainer.max_epoch=3"], "unrecognized arguments: --trainer.max_epoch=3"),
+        (["--model.temperature=warm"], "Got value: warm"),
+        (["--trainer.max_epochs=many"], "trainer.max_epochs: Expected a <class 'int'>, got many"),
+        (["--model.temperature=-1"], "temperature: expected a number > 0, got -1.0"),
+        (["--model.student=test_resnt"], "model: expected a timm name such as test_resnet"),
+        (["--model", "DistilationModule"], "model: no class 'DistilationModule'; did you mean DistillationModule?"),
+        (
+            ["--trainer.callbacks+=IsotonicCallback"],
+            "no class 'IsotonicCallback'; did you mean IsotonicSoftLabelCallback?",
+        ),
+        (["--trainer.callbacks.space=softend"], "'softened', 'probabilities', 'logits']. Got value: softend"),
+        (["--data.mixing.alpha=0"], "alpha: expected a number > 0, got 0.0"),
+        (["--data", "CIFAR100DataModule", "--data.root=nowhere"], "root: no CIFAR-100 at "),
+        (["--config", "nowhere.yaml"], "File does not exist"),
+        (["--ckpt_path", "nowhere.ckpt"], "ckpt_path: expected a checkpoint, found nothing at nowhere.ckpt"),
+        (["--model.teacher_checkpoint=damaged.ckpt"], "teacher_checkpoint: damaged.ckpt is damaged or no weight file"),
+        (["--ckpt_path=damaged.ckpt"], "ckpt_path: damaged.ckpt is damaged or no checkpoint"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Discarding init_args")  # jsonargparse, when the class of the data is exchanged
+def test_mistakes_are_one_line(more, complaint, capsys):
+    torch.save({"weights": torch.ones(1000)}, "damaged.ckpt")
+    Path("damaged.ckpt").write_bytes(Path("damaged.ckpt").read_bytes()[:-300])
+    Path("outputs/digits").mkdir(parents=True)
+    Path("outputs/digits/teacher.safetensors").touch()
+    assert complaint in complaint_of(["fit", "--config", str(CONFIGS / "digits" / "ida_cutmix.yaml"), *more], capsys)
+
+
+def test_missing_teacher_says_what_to_run(capsys):
+    line = complaint_of(["fit", "--config", str(CONFIGS / "digits" / "ida_cutmix.yaml")], capsys)
+    assert "teacher_checkpoint: expected a weight file, found nothing at outputs/digits/teacher.safetensors" in line
+    assert line.endswith(f"train the teacher first: ida-lightning fit --config {CONFIGS / 'digits' / 'teacher.yaml'}")
+
+
+def test_missing_and_unknown_subcommands_are_one_line(capsys):
+    assert "{fit,validate,test,predict}" in complaint_of([], capsys)
+    assert "invalid choice: 'fitt'" in complaint_of(["fitt"], capsys)
+
+
+def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch):
+    def broken(*args, **kwargs):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("ida_lightning.cli.IDACLI", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["fit"])
+
+
+def test_two_processes_train_through_the_console():
+    fit("digits/teacher")
+    config = str(CONFIGS / "digits" / "ida_cutmix.yaml")
+    ddp = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "ida_lightning", "fit", "--config", config, *SHORT, *ddp]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Starting with 2 processes" in done.stderr
+    assert metrics_of(1)["train/violation_rate_corrected"] == [0.0]
+    assert Path("outputs/digits/ida_cutmix.safetensors").is_file()
+    assert len(list(Path("outputs/logs").iterdir())) == 2, "only one process logs"
