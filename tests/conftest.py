@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
@@ -88,6 +89,22 @@ def blobs():
 @pytest.fixture
 def configs() -> Path:
     return Path(__file__).parents[1] / "configs"
+
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@contextmanager
+def never_waiting(device):
+    """Inside, anything that makes the host wait for the accelerator is an error."""
+    if device == "cpu":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def trainer(tmp_path, **options) -> L.Trainer:

@@ -5,11 +5,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from ida_lightning import InputError, LabelMix, Supervision, isotonic_soft_labels, moved_mass, violated_rows
+from ida_lightning import InputError, LabelMix, MixedBatch, Supervision, isotonic_soft_labels, moved_mass, violated_rows
 from ida_lightning.callbacks import IsotonicSoftLabelCallback
 from ida_lightning.callbacks.isotonic import correct_soft_labels
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from tests.conftest import TinyNet, trainer
+from tests.conftest import DEVICES, TinyNet, never_waiting, trainer
 
 T = 4.5
 SPACES = ["softened", "probabilities", "logits"]
@@ -113,6 +113,26 @@ def test_setup_joins_once_and_teardown_leaves():
     assert not module.hooks
     callback.setup(None, module, "test")
     assert not module.hooks
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("space", SPACES)
+def test_a_step_never_waits_for_the_accelerator(device, space, blobs):
+    module = DistillationModule(TinyNet(), TinyNet(), 4, 1, 8)
+    module.setup("fit")
+    module.to(device)
+    blobs.setup("fit")
+    images, mix, *rest = blobs.splits["train"].__getitems__(range(32))
+    loaded = MixedBatch(images.to(device), LabelMix(*(f.to(device) for f in mix)), *(f.to(device) for f in rest))
+    callback = IsotonicSoftLabelCallback(space=space)
+    callback.setup(None, module, "fit")
+    module.log_dict = lambda values, **options: None  # logging needs a trainer
+    with never_waiting(device):
+        supervision = module.supervise(blobs.mix(loaded, blobs.batch_generator(0, 0)))
+        loss = sum(module.loss_parts(module(supervision.images), supervision).values())
+        loss.backward()
+    assert not violated_rows(supervision.soft_labels, supervision.label_mix).any()
+    assert torch.isfinite(loss)
 
 
 @pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")  # a random teacher is enough here

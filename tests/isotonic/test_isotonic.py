@@ -9,6 +9,7 @@ from scipy.optimize import isotonic_regression, minimize
 
 import ida_lightning.isotonic.threshold as threshold_module
 from ida_lightning import InputError, LabelMix, isotonic_soft_labels, violated_rows
+from tests.conftest import DEVICES, never_waiting
 
 
 def reference_scipy(row, hard):
@@ -191,18 +192,14 @@ def test_one_graph_under_compile():
     torch.testing.assert_close(compiled(values, mix), isotonic_soft_labels(values, mix))
 
 
-@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("classes", [5, 100, 1000])
 def test_accelerator_agrees_with_cpu_and_is_never_waited_for(device, classes):
     values, mix = random_rows(64, classes)
     there = values.to(device), LabelMix(*(field.to(device) for field in mix))
-    if device == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting(device):
         found = isotonic_soft_labels(*there)
         violated = violated_rows(found, there[1])
-    finally:
-        torch.cuda.set_sync_debug_mode("default") if device == "cuda" else None
     assert not violated.any()
     torch.testing.assert_close(found.cpu(), isotonic_soft_labels(values, mix))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -163,15 +164,17 @@ class MixingDataModule(L.LightningDataModule):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Float images with zero mean and unit variance from uint8 ones."""
-        mean, std = (
-            torch.tensor(values, device=images.device)[:, None, None] * 255 for values in (self.mean, self.std)
-        )
-        return (images - mean) / std
+        mean, std = self._statistics(images)
+        return (images / 255 - mean) / std
 
     def denormalise(self, images: Tensor) -> Tensor:
         """Pixel values from 0 to 1 again, for pictures."""
-        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std))
+        mean, std = self._statistics(images)
         return (images * std + mean).clamp(0, 1)
+
+    def _statistics(self, images: Tensor) -> Iterator[Tensor]:
+        for values in (self.mean, self.std):
+            yield torch.tensor(values)[:, None, None].to(images.device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
         """How far the draws have come, so that a resumed run goes on with the next ones."""
