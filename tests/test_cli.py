@@ -32,7 +32,7 @@ def fit(config, *more):
 
 
 def metrics_of(run=0):
-    with Path(f"outputs/logs/version_{run}/metrics.csv").open() as file:
+    with Path(f"outputs/lightning_logs/version_{run}/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     return {name: [float(row[name]) for row in rows if row[name]] for name in rows[0]}
 
@@ -111,10 +111,10 @@ def test_printed_config_gives_itself_again(capsys):
 def test_the_run_keeps_its_whole_config_callbacks_included():
     fit("digits/teacher")
     fit("digits/ida_cutmix", "--trainer.callbacks.space=probabilities")
-    kept = yaml.safe_load(Path("outputs/logs/version_1/config.yaml").read_text())
+    kept = yaml.safe_load(Path("outputs/lightning_logs/version_1/config.yaml").read_text())
     (isotonic,) = (c for c in kept["trainer"]["callbacks"] if "Isotonic" in c["class_path"])
     assert isotonic["init_args"]["space"] == "probabilities"
-    fit("digits/ida_cutmix", "--config", "outputs/logs/version_1/config.yaml")
+    fit("digits/ida_cutmix", "--config", "outputs/lightning_logs/version_1/config.yaml")
 
 
 def complaint_of(args, capsys):
@@ -189,4 +189,4 @@ def test_two_processes_train_through_the_console():
     assert "Starting with 2 processes" in done.stderr
     assert metrics_of(1)["train/violation_rate_corrected"] == [0.0]
     assert Path("outputs/digits/ida_cutmix.safetensors").is_file()
-    assert len(list(Path("outputs/logs").iterdir())) == 2, "only one process logs"
+    assert len(list(Path("outputs/lightning_logs").iterdir())) == 2, "only one process logs"

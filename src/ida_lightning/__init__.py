@@ -5,7 +5,7 @@ The numerics are here, for any training loop. The Lightning parts are in ``ida_l
 """
 
 from ida_lightning.errors import InputError
-from ida_lightning.isotonic import isotonic_soft_labels
+from ida_lightning.isotonic import correct_soft_labels, isotonic_soft_labels
 from ida_lightning.label_mix import LabelMix, LabelOrder
 from ida_lightning.losses import distillation_loss, mixed_cross_entropy
 from ida_lightning.metrics import moved_mass, violated_rows
@@ -23,6 +23,7 @@ __all__ = [
     "Mixing",
     "Supervision",
     "SupervisionHook",
+    "correct_soft_labels",
     "distillation_loss",
     "isotonic_soft_labels",
     "mix_images",

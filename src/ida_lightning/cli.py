@@ -77,7 +77,7 @@ class IDACLI(LightningCLI):
             trainer_defaults={
                 "logger": {
                     "class_path": "lightning.pytorch.loggers.CSVLogger",
-                    "init_args": {"save_dir": "outputs", "name": "logs"},
+                    "init_args": {"save_dir": "outputs"},
                 }
             },
             seed_everything_default=0,

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ida_lightning.callbacks import IsotonicSoftLabelCallback
-from ida_lightning.callbacks.isotonic import correct_soft_labels
 from ida_lightning.cli import IDACLI
 from ida_lightning.data import MixingDataModule
+from ida_lightning.isotonic import correct_soft_labels
 from ida_lightning.metrics import moved_mass, violated_rows
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules import DistillationModule

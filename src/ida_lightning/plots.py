@@ -34,6 +34,8 @@ def plot_corrections(
     Returns:
         The figure; the caller saves it.
     """
+    images, soft_labels, corrected = (tensor.detach().float().cpu() for tensor in (images, soft_labels, corrected))
+    label_mix = LabelMix(label_mix.labels.cpu(), label_mix.weights.cpu())
     rows, classes = soft_labels.shape
     order = label_mix.order()
     hard = label_mix.dense(classes)

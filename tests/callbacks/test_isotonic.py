@@ -5,9 +5,17 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from ida_lightning import InputError, LabelMix, MixedBatch, Supervision, isotonic_soft_labels, moved_mass, violated_rows
+from ida_lightning import (
+    InputError,
+    LabelMix,
+    MixedBatch,
+    Supervision,
+    correct_soft_labels,
+    isotonic_soft_labels,
+    moved_mass,
+    violated_rows,
+)
 from ida_lightning.callbacks import IsotonicSoftLabelCallback
-from ida_lightning.callbacks.isotonic import correct_soft_labels
 from ida_lightning.modules import ClassificationModule, DistillationModule
 from tests.conftest import DEVICES, TinyNet, never_waiting, trainer
 
@@ -89,6 +97,21 @@ def test_saturated_teachers_give_finite_ordered_soft_labels(space):
     assert torch.isfinite(found).all()
     assert not violated_rows(found, mix).any()
     torch.testing.assert_close(found.sum(1), torch.ones(1))
+
+
+def test_corrections_in_different_spaces_can_follow_each_other():
+    logits, mix = rows()
+    first = correct_soft_labels((logits / T).softmax(1), mix, T, "softened")
+    for space in SPACES:
+        torch.testing.assert_close(correct_soft_labels(first, mix, T, space), first, rtol=1e-4, atol=1e-6)
+
+
+def test_unknown_space_and_temperature_are_named():
+    logits, mix = rows()
+    with pytest.raises(InputError, match="space: expected one of softened, probabilities, logits, got 'odds'"):
+        correct_soft_labels(logits.softmax(1), mix, T, "odds")
+    with pytest.raises(InputError, match="temperature: expected a number > 0, got 0"):
+        correct_soft_labels(logits.softmax(1), mix, 0, "logits")
 
 
 def test_strength_blends_and_zero_only_measures():

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import lightning as L
 import torch
-from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ida_lightning.errors import InputError
-from ida_lightning.isotonic import Solver, isotonic_soft_labels
-from ida_lightning.label_mix import LabelMix
+from ida_lightning.isotonic import Solver, Space, correct_soft_labels
 from ida_lightning.metrics import moved_mass, violated_rows
 from ida_lightning.supervision import Supervision
-
-Space = Literal["softened", "probabilities", "logits"]
 
 
 class IsotonicSoftLabelCallback(L.Callback):
@@ -97,34 +93,3 @@ class IsotonicSoftLabelCallback(L.Callback):
         }
         module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(before))
         return supervision._replace(soft_labels=after)
-
-
-def correct_soft_labels(
-    soft_labels: Tensor, label_mix: LabelMix, temperature: float, space: Space, solver: Solver = "auto"
-) -> Tensor:
-    """Soft labels ``(batch, classes)``, corrected in one of the three spaces, as softened probabilities again.
-
-    Args:
-        soft_labels: ``softmax(logits / temperature)``.
-        label_mix: the label mix of every row.
-        temperature: the T at which the soft labels were softened.
-        space: see :class:`IsotonicSoftLabelCallback`.
-        solver: see :func:`ida_lightning.isotonic_soft_labels`.
-
-    Example:
-        >>> soft_labels = torch.tensor([[0.25, 0.15, 0.35, 0.25]])
-        >>> mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)
-        >>> correct_soft_labels(soft_labels, mix, temperature=4.0, space="logits").round(decimals=4)
-        tensor([[0.2611, 0.2463, 0.2463, 0.2463]])
-    """
-    if space == "softened":
-        return isotonic_soft_labels(soft_labels, label_mix, solver)
-    # The logits, up to a constant per row that neither the softmax nor the projection notices.
-    logits = soft_labels.clamp_min(torch.finfo(soft_labels.dtype).tiny).log() * temperature
-    if space == "logits":
-        softened = (isotonic_soft_labels(logits, label_mix, solver) / temperature).softmax(1)
-    else:
-        probs = isotonic_soft_labels(logits.softmax(1), label_mix, solver)
-        softened = (probs.clamp_min(torch.finfo(probs.dtype).tiny).log() / temperature).softmax(1)
-    # Softening keeps order and ties up to rounding only; this settles the last bit.
-    return isotonic_soft_labels(softened, label_mix, solver)

@@ -88,7 +88,10 @@ class MixingDataModule(L.LightningDataModule):
         self.splits = self.splits or self.load()
 
     def train_dataloader(self) -> DataLoader[MixedBatch]:
-        """Shuffled anew every epoch, each process its own share; the incomplete last batch is left out."""
+        """Shuffled anew every epoch, each process its own share; the incomplete last batch is left out.
+
+        A loop without a Trainer calls ``loader.sampler.set_epoch(epoch)`` for that.
+        """
         # Lightning leaves a DistributedSampler alone and tells it the epoch; one process is the case of one replica.
         sampler: DistributedSampler[MixedBatch] = DistributedSampler(
             self.splits["train"],

@@ -11,9 +11,10 @@ from ida_lightning.errors import InputError
 from ida_lightning.isotonic.threshold import threshold_solver
 from ida_lightning.label_mix import LabelMix
 
-__all__ = ["Solver", "isotonic_soft_labels"]
+__all__ = ["Solver", "Space", "correct_soft_labels", "isotonic_soft_labels"]
 
 Solver = Literal["auto", "threshold"]
+Space = Literal["softened", "probabilities", "logits"]
 
 
 def isotonic_soft_labels(soft_labels: Tensor, label_mix: LabelMix, solver: Solver = "auto") -> Tensor:
@@ -54,6 +55,52 @@ def isotonic_soft_labels(soft_labels: Tensor, label_mix: LabelMix, solver: Solve
     _check(soft_labels, label_mix)
     computed = soft_labels if soft_labels.dtype == torch.float64 else soft_labels.float()
     return threshold_solver(computed, label_mix.order()).to(soft_labels.dtype)
+
+
+def correct_soft_labels(
+    soft_labels: Tensor, label_mix: LabelMix, temperature: float, space: Space, solver: Solver = "auto"
+) -> Tensor:
+    """Soft labels ``(batch, classes)``, corrected in one of the three spaces, as softened probabilities again.
+
+    At a high temperature little mass is left to move in the softened label, so where the correction acts is the
+    first choice to make.
+
+    Args:
+        soft_labels: ``softmax(logits / temperature)``.
+        label_mix: the label mix of every row.
+        temperature: the T at which the soft labels were softened.
+        space: ``"softened"`` corrects the soft label itself, softmax(z / T); ``"probabilities"`` corrects softmax(z)
+            and softens the result, which keeps order and ties; ``"logits"`` corrects z, as the code released with
+            the paper does. z is read back from the soft label, so that corrections can follow each other.
+        solver: see :func:`isotonic_soft_labels`.
+
+    Returns:
+        Softened probabilities ``(batch, classes)`` that respect the order exactly, in the dtype they came in.
+
+    Raises:
+        InputError: as :func:`isotonic_soft_labels`, and for an unknown space or a temperature that is not > 0.
+
+    Example:
+        >>> soft_labels = torch.tensor([[0.25, 0.15, 0.35, 0.25]])
+        >>> mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)
+        >>> correct_soft_labels(soft_labels, mix, temperature=4.0, space="logits").round(decimals=4)
+        tensor([[0.2611, 0.2463, 0.2463, 0.2463]])
+    """
+    if space not in get_args(Space):
+        raise InputError(f"space: expected one of {', '.join(get_args(Space))}, got {space!r}")
+    if not temperature > 0:
+        raise InputError(f"temperature: expected a number > 0, got {temperature}")
+    if space == "softened":
+        return isotonic_soft_labels(soft_labels, label_mix, solver)
+    # The logits, up to a constant per row that neither the softmax nor the projection notices.
+    logits = soft_labels.clamp_min(torch.finfo(soft_labels.dtype).tiny).log() * temperature
+    if space == "logits":
+        softened = (isotonic_soft_labels(logits, label_mix, solver) / temperature).softmax(1)
+    else:
+        probs = isotonic_soft_labels(logits.softmax(1), label_mix, solver)
+        softened = (probs.clamp_min(torch.finfo(probs.dtype).tiny).log() / temperature).softmax(1)
+    # Softening keeps order and ties up to rounding only; this settles the last bit.
+    return isotonic_soft_labels(softened, label_mix, solver)
 
 
 def _check(soft_labels: Tensor, label_mix: LabelMix) -> None:
