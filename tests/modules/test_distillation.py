@@ -259,6 +259,13 @@ def test_fit_refuses_a_teacher_that_does_not_fit(teacher, message, tmp_path, blo
         trainer(tmp_path).fit(module_of(teacher), blobs)
 
 
+def test_fit_refuses_a_pretrained_teacher_whose_head_would_be_random(tmp_path, blobs):
+    module = module_of("resnet18", teacher_args={"pretrained": True})
+    message = "teacher: expected the student's 4 classes, the pretrained 'resnet18' has 1000"
+    with pytest.raises(InputError, match=message):
+        trainer(tmp_path).fit(module, blobs)
+
+
 def test_fit_refuses_a_teacher_of_other_classes(tmp_path, blobs):
     names = '["top left", "bottom left", "top right", "bottom right"]'
     save_file(TinyNet().state_dict(), tmp_path / "teacher.safetensors", {"class_names": names})

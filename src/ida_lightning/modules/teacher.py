@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -53,11 +54,8 @@ class FrozenTeacher:
             InputError: for a named network without weights, weights that are missing, damaged or do not fit, and
                 a network made for other images or other classes.
         """
-        if isinstance(self.source, str) and self.checkpoint is None and not self.args.get("pretrained"):
-            raise InputError(
-                f"teacher_checkpoint: expected a weight file (or pretrained: true in teacher_args) for "
-                f"{self.source!r}, got none; an untrained teacher teaches nothing"
-            )
+        if isinstance(self.source, str) and self.checkpoint is None:
+            self._check_pretrained(self.source)
         network = build_model(self.source, self.num_classes, self.input_shape[0], **self.args)
         if self.checkpoint is not None:
             weights = load_weights(self.checkpoint, "teacher_checkpoint")
@@ -65,6 +63,20 @@ class FrozenTeacher:
             put_weights(network, weights, self.checkpoint, "teacher_checkpoint")
         self.network = network.requires_grad_(False).eval()
         self._try()
+
+    def _check_pretrained(self, name: str) -> None:
+        if not self.args.get("pretrained"):
+            raise InputError(
+                f"teacher_checkpoint: expected a weight file (or pretrained: true in teacher_args) for {name!r}, got "
+                "none; an untrained teacher teaches nothing"
+            )
+        # timm would replace a head of another width by a random one, with a line in the log.
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        if config is not None and config.num_classes != self.num_classes:
+            raise InputError(
+                f"teacher: expected the student's {self.num_classes} classes, the pretrained {name!r} has "
+                f"{config.num_classes}; give a teacher_checkpoint that was trained on these classes"
+            )
 
     def _try(self) -> None:
         like = next((tensor for tensor in self.network.parameters()), torch.zeros(1))  # type: ignore[union-attr]
