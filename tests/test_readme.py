@@ -1,0 +1,52 @@
+"""What the README shows works as shown."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ida_lightning import violated_rows
+from ida_lightning.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_python_example_runs_and_repairs():
+    (example,) = blocks("python")
+    names = {}
+    exec(example, names)
+    raw = (names["teacher_logits"] / 4.5).softmax(1)
+    assert violated_rows(raw, names["mix"]).any()
+    assert not violated_rows(names["soft_labels"], names["mix"]).any()
+    torch.testing.assert_close(names["soft_labels"].sum(1), torch.ones(128))
+
+
+def test_yaml_example_goes_on_top_of_a_shipped_config(capsys):
+    (example,) = blocks("yaml")
+    Path("more.yaml").write_text(example)
+    config = str(ROOT / "configs" / "digits" / "kd_cutmix.yaml")
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", config, "--config", "more.yaml", "--print_config"])
+    assert stop.value.code == 0
+    merged = yaml.safe_load(capsys.readouterr().out)
+    (callback,) = merged["trainer"]["callbacks"]
+    assert callback["init_args"] == {"solver": "auto", "space": "softened", "strength": 1.0}
+
+
+def test_files_that_are_named_exist():
+    named = re.findall(r"configs/\S+?\.yaml", README) + re.findall(r"\]\((?!http)(.+?)\)", README)
+    assert len(named) >= 8
+    for name in named:
+        assert (ROOT / name).is_file(), name
+
+
+def test_make_targets_that_are_named_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
