@@ -6,6 +6,7 @@ import random
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import lightning as L
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ from ida_lightning.mixing import Mixing
 
 # Lightning 2.6 calls what jsonargparse 4.49 has deprecated; pyproject.toml keeps jsonargparse below 5.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+# Nothing here may depend on the speed of the machine, and a failure must come back in the next run.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
 # Two threads make small convolutions slower, and much slower when the machine is busy.
 torch.set_num_threads(1)
 

@@ -106,6 +106,16 @@ class IDACLI(LightningCLI):
                 advice = f"; train the teacher first: ida-lightning fit --config {sibling}"
         raise InputError(f"teacher_checkpoint: expected a weight file, found nothing at {checkpoint}{advice}")
 
+    def instantiate_classes(self) -> None:
+        """Build the data, the model and the trainer."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # jsonargparse reports what a constructor refuses as a mismatch of types, and may lose the cause.
+            if isinstance(error, InputError) or "Does not validate against any" not in str(error):
+                raise
+            raise InputError(_explain(str(error))) from error
+
     def _parse_ckpt_path(self) -> None:
         path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
         if path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
@@ -145,13 +155,6 @@ def _class_names(*bases: type) -> list[str]:
     return [kind.__name__ for kind in found] + (_class_names(*found) if found else [])
 
 
-def _input_error(error: BaseException | None) -> InputError | None:
-    """The :class:`InputError` behind an error: jsonargparse reports it as a mismatch of types."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
 def main(args: list[str] | None = None) -> None:
     """Run the command line; what the caller got wrong is one line on stderr and exit code 2.
 
@@ -160,11 +163,8 @@ def main(args: list[str] | None = None) -> None:
     """
     try:
         IDACLI(args)
-    except ValueError as error:
-        cause = _input_error(error)
-        if cause is None:
-            raise
-        print(f"ida-lightning: {_one_line(str(cause))}", file=sys.stderr)  # noqa: T201
+    except InputError as error:
+        print(f"ida-lightning: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
     # Gloo aborts now and then if the interpreter exits with the group still up. After a failure the other
     # processes may be gone, and leaving the group could wait for them.

@@ -94,6 +94,8 @@ class DistillationModule(ClassifierBase):
             raise InputError(
                 f"soft_weight, hard_weight: expected numbers >= 0, not both 0, got {soft_weight} and {hard_weight}"
             )
+        if nonfinite not in ("raise", "skip"):
+            raise InputError(f"nonfinite: expected raise or skip, got {nonfinite!r}")
         modules = {"teacher": teacher, "student": student}
         self._save_plain_hyperparameters(*(n for n, m in modules.items() if isinstance(m, nn.Module)))
         self.student = build_model(student, num_classes, in_channels, **(student_args or {}))
