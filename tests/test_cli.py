@@ -45,7 +45,7 @@ def test_every_shipped_config_is_short_and_says_how_to_run_it():
         name = file.relative_to(CONFIGS.parent)
         assert lines[0] == f"# ida-lightning fit --config {name}"
         assert lines[1].startswith("# ")
-        assert 10 <= len(lines) <= 30, name
+        assert 10 <= len(lines) <= 25, name
 
 
 @pytest.mark.parametrize("data", ["digits", "cifar100"])

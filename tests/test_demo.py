@@ -19,7 +19,7 @@ def test_demo_ends_with_a_table_and_a_picture_and_can_be_run_again(capsys):
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.log_every_n_steps=1"]
     # What an interrupted earlier run may have left.
     Path("outputs/digits").mkdir(parents=True)
-    Path("outputs/digits/teacher.safetensors.part").write_bytes(b"half")
+    Path("outputs/digits/.unfinished-1-teacher.safetensors").write_bytes(b"half")
     demo.main(short)
     printed = capsys.readouterr().out
     table = Path("outputs/demo/table.md").read_text()

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "ida_lightning"
 LAYERS = [
-    {"errors"},
+    {"errors", "files"},
     {"label_mix"},
     {"isotonic", "mixing", "losses", "supervision"},
     {"metrics", "models", "plots"},

@@ -1,7 +1,8 @@
+import pytest
 import torch
 from hypothesis import given
 
-from ida_lightning import LabelMix, moved_mass, violated_rows
+from ida_lightning import InputError, LabelMix, moved_mass, violated_rows
 from tests.isotonic.test_isotonic import problems
 
 
@@ -23,3 +24,8 @@ def test_moved_mass_is_total_variation():
 def test_equal_values_are_no_violation():
     mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)
     assert not violated_rows(torch.full((1, 4), 0.25), mix).any()
+
+
+def test_label_mix_of_another_batch_is_named():
+    with pytest.raises(InputError, match=r"values: .*the batch of 3 of label_mix, got float32 \(6, 10\)"):
+        violated_rows(torch.zeros(6, 10), LabelMix.unmixed(torch.arange(3)))

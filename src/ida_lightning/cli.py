@@ -21,6 +21,7 @@ import ida_lightning.data
 import ida_lightning.modules  # noqa: F401
 from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.errors import InputError
+from ida_lightning.files import replacing
 
 _LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}
 
@@ -48,9 +49,9 @@ class _ConfigCallback(SaveConfigCallback):
         if logger is None:
             return
         folder = Path(getattr(logger, "log_dir", None) or _run_folder(logger))
-        folder.mkdir(parents=True, exist_ok=True)
         text = self.parser.dump(self.config, skip_none=False)
-        (folder / self.config_filename).write_text(text)
+        with replacing(folder / self.config_filename) as unfinished:
+            unfinished.write_text(text)
         logger.log_hyperparams({"config": text})
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NamedTuple
 from ida_lightning.callbacks import IsotonicSoftLabelCallback
 from ida_lightning.cli import IDACLI
 from ida_lightning.data import MixingDataModule
+from ida_lightning.files import replacing
 from ida_lightning.isotonic import correct_soft_labels
 from ida_lightning.metrics import moved_mass, violated_rows
 from ida_lightning.mixing import MixedBatch
@@ -122,7 +122,8 @@ def draw_picture(data: MixingDataModule, module: DistillationModule, correction:
         f"({violations} break the order; T = {module.temperature:g}, {correction.space} space)",
     )
     path = _OUT / "corrections.png"
-    figure.savefig(path, dpi=110)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
     return path
 
 
@@ -133,7 +134,6 @@ def main(extra: list[str] | None = None) -> None:
         sys.argv[1:] = []  # LightningCLI would take them for its own
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    _OUT.mkdir(parents=True, exist_ok=True)
 
     def say(text: str) -> None:
         print(text, flush=True)  # noqa: T201
@@ -148,9 +148,8 @@ def main(extra: list[str] | None = None) -> None:
     correction = next(c for c in callbacks if isinstance(c, IsotonicSoftLabelCallback))
     picture = draw_picture(cli.datamodule, cli.model, correction)
     text = table(results, images)
-    unfinished = _OUT / "table.md.part"
-    unfinished.write_text(text + "\n")
-    os.replace(unfinished, _OUT / "table.md")
+    with replacing(_OUT / "table.md") as unfinished:
+        unfinished.write_text(text + "\n")
     say(f"\n{text}\n\nPicture: {picture}\nTable:   {_OUT / 'table.md'}")
 
 

@@ -117,6 +117,23 @@ class LabelMix(NamedTuple):
         if weights.device != labels.device:
             raise InputError(f"label_mix.weights: expected the labels' device {labels.device}, got {weights.device}")
 
+    def check_describes(self, values: Tensor, name: str) -> None:
+        """Raise :class:`InputError` unless ``values`` is float ``(batch, classes)``, row for row. Free of cost.
+
+        Args:
+            values: what is about to be used together with this mix.
+            name: its argument name, for the message.
+        """
+        self.check_shape()
+        rows = len(self.labels)
+        if not values.is_floating_point() or values.ndim != 2 or len(values) != rows:
+            raise InputError(
+                f"{name}: expected floating point (batch, classes) with the batch of {rows} of label_mix, "
+                f"got {_kind(values)}"
+            )
+        if values.device != self.labels.device:
+            raise InputError(f"label_mix: expected the device of {name}, {values.device}, got {self.labels.device}")
+
     def check_values(self, num_classes: int) -> None:
         """Raise :class:`InputError` for labels out of range or weights that are no shares.
 

@@ -19,11 +19,15 @@ def violated_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
     Returns:
         bool ``(batch,)``.
 
+    Raises:
+        InputError: if shapes or devices do not fit.
+
     Example:
         >>> mix = LabelMix.pair(torch.tensor([0, 0]), torch.tensor([1, 1]), 0.7)
         >>> violated_rows(torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.2, 0.3]]), mix)
         tensor([False,  True])
     """
+    label_mix.check_describes(values, "values")
     order = label_mix.order()
     own = values.gather(1, order.labels)
     rest_top = values.scatter(1, order.labels, -torch.inf).amax(1, keepdim=True)

@@ -40,7 +40,7 @@ def test_an_unfinished_run_exports_nothing_and_leaves_the_older_file(stop, tmp_p
     with pytest.raises((RuntimeError, SystemExit, KeyboardInterrupt)):
         run.fit(ClassificationModule(TinyNet(), 4, 1, 8), blobs)
     assert path.read_bytes() == b"older"
-    assert list(tmp_path.glob("*.part")) == []
+    assert list(tmp_path.glob(".unfinished*")) == []
 
 
 def test_a_trial_run_exports_nothing(tmp_path, blobs):

@@ -226,7 +226,7 @@ MIX = LabelMix.pair(torch.tensor([0, 1]), torch.tensor([1, 2]), 0.7)
         (torch.rand(2), MIX, r"soft_labels: .*got float32 \(2,\)"),
         (torch.ones(2, 4, dtype=torch.int64), MIX, r"soft_labels: .*got int64 \(2, 4\)"),
         (torch.rand(2, 2), MIX, r"label_mix.labels: expected classes 0 \.\.\. 1, got 2"),
-        (torch.rand(2, 4, device="meta"), MIX, "label_mix: expected the soft labels' device meta, got cpu"),
+        (torch.rand(2, 4, device="meta"), MIX, "label_mix: expected the device of soft_labels, meta, got cpu"),
         (
             torch.tensor([[0.5, float("nan"), 0.5], [0.1, 0.1, 0.8]]),
             MIX,

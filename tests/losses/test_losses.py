@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ida_lightning import LabelMix, distillation_loss, mixed_cross_entropy
+from ida_lightning import InputError, LabelMix, distillation_loss, mixed_cross_entropy
 
 
 def test_distillation_loss_is_batchmean_kl_times_temperature_squared():
@@ -49,3 +49,14 @@ def test_half_logits_are_computed_in_float32_and_gradients_stay_finite(dtype):
     (gradient,) = torch.autograd.grad((soft + hard).sum(), logits)
     assert torch.isfinite(gradient).all()
     assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (10,), (1, 10), (6, 9)])
+def test_soft_labels_of_another_shape_do_not_broadcast(shape):
+    with pytest.raises(InputError, match=r"soft_labels: expected the student's \(batch, classes\), \(6, 10\), got"):
+        distillation_loss(torch.zeros(6, 10), torch.zeros(shape), 2.0)
+
+
+def test_label_mix_of_another_batch_is_named():
+    with pytest.raises(InputError, match=r"student_logits: .*the batch of 3 of label_mix, got float32 \(6, 10\)"):
+        mixed_cross_entropy(torch.zeros(6, 10), LabelMix.unmixed(torch.arange(3)))

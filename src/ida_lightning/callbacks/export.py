@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import lightning as L
@@ -11,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save_file
 
 from ida_lightning.errors import InputError
+from ida_lightning.files import replacing
 from ida_lightning.modules.base import ClassifierBase
 
 
@@ -40,8 +40,6 @@ class ExportCallback(L.Callback):
         assert isinstance(pl_module, ClassifierBase)
         tensors = {name: t.detach().cpu().clone() for name, t in pl_module.network.state_dict().items()}
         metadata = {"class_names": json.dumps(pl_module.class_names())}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".safetensors.part")
-        save_file(tensors, unfinished, metadata)
-        os.replace(unfinished, self.path)
+        with replacing(self.path) as unfinished:
+            save_file(tensors, unfinished, metadata)
         rank_zero_info(f"exported: {self.path}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from ida_lightning.files import replacing
 from ida_lightning.mixing import MixedBatch
 
 
@@ -54,11 +54,8 @@ class PredictionsCallback(BasePredictionWriter):
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         # A distributed sampler repeats images to make the shares equal.
         rows = sorted({row[0]: row for part in parts for row in part}.values())
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(self.path.name + ".part")
-        with unfinished.open("w", newline="") as file:
+        with replacing(self.path) as unfinished, unfinished.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("index", "class", "name", "probability"))
             for index, top, probability in rows:
                 writer.writerow((index, top, names[top] if names else "", f"{probability:.6f}"))
-        os.replace(unfinished, self.path)

@@ -104,17 +104,7 @@ def correct_soft_labels(
 
 
 def _check(soft_labels: Tensor, label_mix: LabelMix) -> None:
-    label_mix.check_shape()
-    rows = len(label_mix.labels)
-    if not soft_labels.is_floating_point() or soft_labels.ndim != 2 or len(soft_labels) != rows:
-        raise InputError(
-            f"soft_labels: expected floating point (batch, classes) with the batch of {rows} of label_mix, "
-            f"got {str(soft_labels.dtype).removeprefix('torch.')} {tuple(soft_labels.shape)}"
-        )
-    if soft_labels.device != label_mix.labels.device:
-        raise InputError(
-            f"label_mix: expected the soft labels' device {soft_labels.device}, got {label_mix.labels.device}"
-        )
+    label_mix.check_describes(soft_labels, "soft_labels")
     if soft_labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
     label_mix.check_values(soft_labels.shape[1])
@@ -122,4 +112,6 @@ def _check(soft_labels: Tensor, label_mix: LabelMix) -> None:
     if not bool(torch.isfinite(soft_labels.sum())):
         wrong = int((~torch.isfinite(soft_labels)).any(1).sum())
         if wrong:
-            raise InputError(f"soft_labels: expected finite values, got NaN or infinity in {wrong} of {rows} rows")
+            raise InputError(
+                f"soft_labels: expected finite values, got NaN or infinity in {wrong} of {len(soft_labels)} rows"
+            )

@@ -18,10 +18,14 @@ def mixed_cross_entropy(student_logits: Tensor, label_mix: LabelMix) -> Tensor:
     Returns:
         One loss per row, ``(batch,)``, in nats.
 
+    Raises:
+        InputError: if shapes or devices do not fit.
+
     Example:
         >>> mixed_cross_entropy(torch.zeros(1, 4), LabelMix.unmixed(torch.tensor([2])))
         tensor([1.3863])
     """
+    label_mix.check_describes(student_logits, "student_logits")
     dtype = torch.promote_types(student_logits.dtype, torch.float32)
     log_probs = student_logits.log_softmax(1, dtype=dtype)
     return -(label_mix.weights * log_probs.gather(1, label_mix.labels)).sum(1)

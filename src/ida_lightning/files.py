@@ -1,0 +1,38 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Write a file beside its place and move it there when it is finished.
+
+    Whoever looks at ``path`` sees the older file or the new one, never a part of it; a crash leaves the older one.
+
+    Args:
+        path: where the file shall be; missing folders are made.
+
+    Yields:
+        The name to write to, with the same ending.
+
+    Example:
+        >>> import tempfile
+        >>> note = Path(tempfile.mkdtemp()) / "notes" / "today.txt"
+        >>> with replacing(note) as unfinished:
+        ...     _ = unfinished.write_text("done")
+        >>> note.read_text()
+        'done'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
