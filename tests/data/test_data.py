@@ -76,6 +76,10 @@ def test_draws_depend_on_seed_epoch_and_batch_and_on_nothing_else(tmp_path):
     weights = [tuple(batch.label_mix.weights.flatten().tolist()) for batch in first]
     assert len(set(weights)) == len(weights)
     assert first[0].index.tolist() != first[4].index.tolist(), "every epoch is shuffled anew"
+    for number, batch in enumerate(first):
+        plan = Mixing("both").draw(16, (8, 8), np.random.default_rng((1, number // 4, number % 4, 0)))
+        assert torch.equal(plan.partner, batch.partner), "seed, epoch, batch of the epoch, rank"
+    assert not torch.equal(first[0].partner, first[4].partner)
 
 
 def test_seed_is_that_of_seed_everything_unless_given(monkeypatch):

@@ -75,7 +75,8 @@ def correct_soft_labels(
         solver: see :func:`isotonic_soft_labels`.
 
     Returns:
-        Softened probabilities ``(batch, classes)`` that respect the order exactly, in the dtype they came in.
+        Softened probabilities ``(batch, classes)`` in the dtype they came in. They respect the order exactly: what
+        follows the projection is monotone in floating point too.
 
     Raises:
         InputError: as :func:`isotonic_soft_labels`, and for an unknown space or a temperature that is not > 0.
@@ -95,12 +96,11 @@ def correct_soft_labels(
     # The logits, up to a constant per row that neither the softmax nor the projection notices.
     logits = soft_labels.clamp_min(torch.finfo(soft_labels.dtype).tiny).log() * temperature
     if space == "logits":
-        softened = (isotonic_soft_labels(logits, label_mix, solver) / temperature).softmax(1)
+        corrected = isotonic_soft_labels(logits, label_mix, solver)
     else:
         probs = isotonic_soft_labels(logits.softmax(1), label_mix, solver)
-        softened = (probs.clamp_min(torch.finfo(probs.dtype).tiny).log() / temperature).softmax(1)
-    # Softening keeps order and ties up to rounding only; this settles the last bit.
-    return isotonic_soft_labels(softened, label_mix, solver)
+        corrected = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+    return (corrected / temperature).softmax(1)
 
 
 def _check(soft_labels: Tensor, label_mix: LabelMix) -> None:
