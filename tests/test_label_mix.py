@@ -102,3 +102,50 @@ def test_wrong_shapes_are_named(labels, weights, message):
 def test_wrong_values_are_named(labels, weights, message):
     with pytest.raises(InputError, match=message):
         LabelMix(torch.tensor(labels), torch.tensor(weights)).check_values(4)
+
+
+@given(mixes())
+def test_from_dense_has_the_same_order(mix):
+    dense = mix.dense(CLASSES)
+    back = LabelMix.from_dense(dense)
+    ours, theirs = back.order(), LabelMix.from_dense(back.dense(CLASSES)).order()
+    assert torch.equal(ours.labels[:, 0], theirs.labels[:, 0])
+    for row, again in zip(dense, back.dense(CLASSES), strict=True):
+        for u in range(CLASSES):
+            for v in range(CLASSES):
+                assert bool(row[u] > row[v]) == bool(again[u] > again[v])
+
+
+def test_from_dense_sees_through_label_smoothing():
+    hard = LabelMix.pair(torch.tensor([1, 4]), torch.tensor([3, 4]), 0.75).dense(CLASSES)
+    back = LabelMix.from_dense(0.9 * hard + 0.1 / CLASSES)
+    torch.testing.assert_close(back.dense(CLASSES), hard)
+    assert back.order().present.tolist() == [[True, True], [True, False]]
+
+
+def test_from_dense_of_a_given_width_and_of_rows_without_an_order():
+    hard = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    assert LabelMix.from_dense(hard, k=3).labels.shape == (2, 3)
+    flat = LabelMix.from_dense(torch.full((1, 4), 0.25)).order()
+    assert flat.present.all()
+    assert flat.tied.tolist() == [[False, True, True, True]]
+
+
+def test_from_taxonomy_ranks_the_class_its_siblings_and_the_rest():
+    superclass = torch.tensor([0, 1, 0, 0, 1, 2])
+    mix = LabelMix.from_taxonomy(torch.tensor([2, 1, 5]), superclass)
+    mix.check_values(6)
+    dense = mix.dense(6)
+    assert dense.argmax(1).tolist() == [2, 1, 5]
+    assert (dense > 0).tolist() == [(superclass == s).tolist() for s in (0, 1, 2)]
+    assert dense[0, 0] == dense[0, 3] < dense[0, 2]
+    assert dense[1, 4] < dense[1, 1]
+
+
+def test_dense_and_taxonomy_inputs_that_do_not_fit_are_named():
+    with pytest.raises(InputError, match=r"hard: expected floating point \(batch, classes\), got int64 \(2,\)"):
+        LabelMix.from_dense(torch.tensor([1, 2]))
+    with pytest.raises(InputError, match=r"k: expected 1 \.\.\. 3, the number of classes, got 4"):
+        LabelMix.from_dense(torch.rand(2, 3), k=4)
+    with pytest.raises(InputError, match=r"superclass: expected int64 \(classes,\), got float32 \(3,\)"):
+        LabelMix.from_taxonomy(torch.tensor([1]), torch.rand(3))

@@ -5,9 +5,14 @@ The numerics are here, for any training loop. The Lightning parts are in ``ida_l
 """
 
 from ida_lightning.errors import InputError
-from ida_lightning.isotonic import correct_soft_labels, isotonic_soft_labels
+from ida_lightning.isotonic import (
+    correct_soft_labels,
+    isotonic_regression_tree,
+    isotonic_soft_labels,
+    isotonic_softmax,
+)
 from ida_lightning.label_mix import LabelMix, LabelOrder
-from ida_lightning.losses import distillation_loss, mixed_cross_entropy
+from ida_lightning.losses import distillation_loss, mixed_cross_entropy, order_penalty
 from ida_lightning.metrics import moved_mass, violated_rows
 from ida_lightning.mixing import MixedBatch, Mixing, MixPlan, mix_images, mix_labels
 from ida_lightning.supervision import Supervision, SupervisionHook
@@ -25,10 +30,13 @@ __all__ = [
     "SupervisionHook",
     "correct_soft_labels",
     "distillation_loss",
+    "isotonic_regression_tree",
     "isotonic_soft_labels",
+    "isotonic_softmax",
     "mix_images",
     "mix_labels",
     "mixed_cross_entropy",
     "moved_mass",
+    "order_penalty",
     "violated_rows",
 ]

@@ -73,6 +73,57 @@ class LabelMix(NamedTuple):
         own = torch.as_tensor(weight, dtype=torch.float32, device=labels.device).expand(len(labels))
         return cls(torch.stack((labels, partner_labels), 1), torch.stack((own, 1 - own), 1))
 
+    @classmethod
+    def from_dense(cls, hard: Tensor, k: int | None = None) -> LabelMix:
+        """The mix behind a matrix of class weights, such as the soft targets of torchvision's or timm's mixup.
+
+        A weight that a row gives to all its other classes too (label smoothing) is taken off: it ranks nothing.
+
+        Args:
+            hard: ``(batch, classes)``, non-negative, rows sum to 1.
+            k: how many classes a row can name; None counts them, and waits for the device to do it.
+
+        Raises:
+            InputError: if ``hard`` is no floating point matrix, or ``k`` is not from 1 to its width.
+
+        Example:
+            >>> LabelMix.from_dense(torch.tensor([[0.05, 0.55, 0.35, 0.05]]))
+            LabelMix(labels=tensor([[1, 2]]), weights=tensor([[0.6250, 0.3750]]))
+        """
+        if not hard.is_floating_point() or hard.ndim != 2:
+            raise InputError(f"hard: expected floating point (batch, classes), got {_kind(hard)}")
+        lowest, highest = hard.aminmax(dim=1, keepdim=True)
+        hard = torch.where(highest > lowest, hard - lowest, hard)
+        if k is None:
+            k = max(1, int((hard > 0).sum(1).amax())) if len(hard) else 1
+        if not 1 <= k <= hard.shape[1]:
+            raise InputError(f"k: expected 1 ... {hard.shape[1]}, the number of classes, got {k}")
+        weights, labels = hard.topk(k, dim=1)
+        return cls(labels, weights / weights.sum(1, keepdim=True))
+
+    @classmethod
+    def from_taxonomy(cls, labels: Tensor, superclass: Tensor) -> LabelMix:
+        """The order true class >= other classes of its superclass >= rest, for unmixed images.
+
+        Args:
+            labels: int64 ``(batch,)``.
+            superclass: int64 ``(classes,)``, the superclass of every class (the 20 of CIFAR-100, for example).
+
+        Raises:
+            InputError: if ``superclass`` is not one-dimensional int64.
+
+        Example:
+            >>> mix = LabelMix.from_taxonomy(torch.tensor([2]), torch.tensor([0, 1, 0, 0, 1]))
+            >>> mix.dense(5)
+            tensor([[0.2500, 0.0000, 0.5000, 0.2500, 0.0000]])
+        """
+        if superclass.dtype != torch.int64 or superclass.ndim != 1:
+            raise InputError(f"superclass: expected int64 (classes,), got {_kind(superclass)}")
+        siblings = (superclass[:, None] == superclass[None, :]).float()
+        # Twice the weight of each sibling; one more than the siblings, so that two classes are not a tie.
+        hard = siblings + torch.eye(len(superclass), device=superclass.device)
+        return cls.from_dense((hard / hard.sum(1, keepdim=True))[labels], int(siblings.sum(1).amax()))
+
     def order(self) -> LabelOrder:
         """The canonical form. The only place that merges, ranks and ties; no host synchronisation."""
         labels, weights = self
