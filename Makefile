@@ -5,10 +5,10 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint notebooks clean
+.PHONY: help install demo test test-slow bench-isotonic lint notebooks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## create .venv with exact versions (about 6 GB: torch brings CUDA)
 
@@ -27,6 +27,10 @@ test: lint ## lint, type-check and run the suite
 
 test-slow: $(STAMP) ## the tests marked slow
 	$(RUN) -m pytest -m slow
+
+bench-isotonic: $(STAMP) ## time the isotonic solvers; writes benchmarks/results and the README's table
+	$(RUN) benchmarks/isotonic.py --out benchmarks/results
+	$(RUN) benchmarks/table.py
 
 lint: $(STAMP) ## ruff and mypy only
 	$(RUN) -m ruff check .

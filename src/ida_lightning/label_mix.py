@@ -195,15 +195,15 @@ class LabelMix(NamedTuple):
             return
         low, high = (int(bound) for bound in labels.aminmax())
         if low < 0 or high >= num_classes:
-            wrong = low if low < 0 else high
-            raise InputError(f"label_mix.labels: expected classes 0 ... {num_classes - 1}, got {wrong}")
-        if not bool((weights >= 0).all()):  # NaN is not >= 0 either
-            wrong_weight = float(weights[~(weights >= 0)][0])
-            raise InputError(f"label_mix.weights: expected numbers >= 0, got {wrong_weight}")
-        sums = weights.sum(1)
-        if bool(((sums - 1).abs() > _SUM_TOLERANCE).any()):
-            wrong_sum = float(sums[(sums - 1).abs().argmax()])
-            raise InputError(f"label_mix.weights: expected rows that sum to 1, got a row sum of {wrong_sum:g}")
+            wrong_label = low if low < 0 else high
+            raise InputError(f"label_mix.labels: expected classes 0 ... {num_classes - 1}, got {wrong_label}")
+        lowest = float(weights.amin())
+        if not lowest >= 0:  # NaN is not >= 0 either
+            raise InputError(f"label_mix.weights: expected numbers >= 0, got {lowest:g}")
+        off = weights.sum(1) - 1
+        if not float(off.abs().amax()) <= _SUM_TOLERANCE:
+            wrong = float(off[off.abs().argmax()] + 1)
+            raise InputError(f"label_mix.weights: expected rows that sum to 1, got a row sum of {wrong:g}")
 
 
 def _kind(tensor: Tensor) -> str:

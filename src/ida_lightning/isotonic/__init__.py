@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -128,7 +129,7 @@ class _Projection(torch.autograd.Function):
 def _validate(values: Tensor, label_mix: LabelMix) -> None:
     label_mix.check_values(values.shape[1])
     # One reduction; the rows are only looked through when it says that there is something to find.
-    if not bool(torch.isfinite(values.sum())):
+    if not math.isfinite(float(values.sum())):
         wrong = int((~torch.isfinite(values)).any(1).sum())
         if wrong:
             rows = len(values)

@@ -11,9 +11,8 @@ from ida_lightning.label_mix import LabelMix, LabelOrder
 # How many of a row's largest rest values are looked at first. A trained teacher seldom lifts more classes than
 # this above the ones in the picture; the certificate notices when it does.
 _TOP = 8
-# Rows are searched in pieces of this length. It is also how many times longer than the top a row must be for
-# torch.topk on the CPU to take its fast path.
-_PIECE = 64
+# Long rows are searched in pieces of this length.
+_PIECE = 128
 
 
 def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
@@ -75,7 +74,7 @@ def _largest(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
     whole = classes - classes % _PIECE
     pieces = values[:, :whole].view(len(values), -1, _PIECE)
     best = pieces.amax(2).topk(size, dim=1).indices
-    candidates = pieces.gather(1, best[:, :, None].expand(-1, -1, _PIECE)).flatten(1)
+    candidates = pieces[torch.arange(len(values))[:, None], best].flatten(1)
     top, where = torch.cat((candidates, values[:, whole:]), 1).topk(size, dim=1)
     in_piece = best.gather(1, (where // _PIECE).clamp_max(size - 1)) * _PIECE + where % _PIECE
     return top, torch.where(where < size * _PIECE, in_piece, where - size * _PIECE + whole)
@@ -83,9 +82,11 @@ def _largest(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def _solve_pairs(values: Tensor, label_mix: LabelMix) -> Tensor:
     """At most two ranked classes per row: two levels, one for the second class alone and one for both."""
+    # Small operations are what this costs on small rows: everything per row stays (batch, 1).
     own = values.gather(1, label_mix.labels)
-    (label_0, label_1), (weight_0, weight_1) = label_mix.labels.unbind(1), label_mix.weights.unbind(1)
-    own_0, own_1 = own.unbind(1)
+    (label_0, label_1), (own_0, own_1), (weight_0, weight_1) = (
+        (pair[:, :1], pair[:, 1:]) for pair in (label_mix.labels, own, label_mix.weights)
+    )
     alone = (label_0 == label_1) | (weight_0 * weight_1 == 0)
     swap = (weight_1 > weight_0) | ((weight_1 == weight_0) & (own_1 > own_0))
     # A class that is alone stands in both places.
@@ -94,45 +95,40 @@ def _solve_pairs(values: Tensor, label_mix: LabelMix) -> Tensor:
     second_label, second = torch.where(other, label_0, label_1), torch.where(other, own_0, own_1)
 
     top, classes_of = _largest(values, _top_size(values, 2))
-    is_rest = (classes_of != first_label[:, None]) & (classes_of != second_label[:, None])
+    is_rest = (classes_of != first_label) & (classes_of != second_label)
     rest = torch.where(is_rest, top, 0).cumsum(1)
     counts = is_rest.cumsum(1)
-    floor = top[:, -1]
-    exceeded = torch.where(is_rest, top, floor[:, None]).amax(1) > second
+    floor = top[:, -1:]
+    exceeded = torch.where(is_rest, top, floor).amax(1, keepdim=True) > second
 
-    both, both_count = torch.where(alone, first, first + second), 2 - alone.to(values.dtype)
-    level_second = _running_mean(second, torch.ones_like(second), rest, counts)
-    level_both = _running_mean(both, both_count, rest, counts)
+    # Two blocks that the rest may join: the second class, and both (which is one class where it is alone).
+    base = torch.cat((second, torch.where(alone, first, first + second)), 1)
+    base_count = 1 + torch.cat((torch.zeros_like(alone), ~alone), 1).to(values.dtype)
+    means = (base[:, :, None] + rest[:, None, :]) / (base_count[:, :, None] + counts[:, None, :])
+    levels = torch.maximum(base / base_count, means.amax(2))
     if top.shape[1] < values.shape[1]:
-        # The level of the second class is the smallest that can matter, and what decides whether the first joins.
-        unsure = (torch.minimum(level_second, level_both) < floor).nonzero().squeeze(1)
+        unsure = (levels < floor).any(1).nonzero().squeeze(1)
         if len(unsure):
-            unranked = values[unsure]
-            labels = torch.stack((first_label, second_label), 1)[unsure]
-            unranked.scatter_(1, labels, -torch.inf)
-            for level, base, count in (
-                (level_second, second, torch.ones_like(second)),
-                (level_both, both, both_count),
-            ):
-                level[unsure] = _newton(unranked, base[unsure], count[unsure], level[unsure])
+            labels = torch.cat((first_label, second_label), 1)[unsure]
+            unranked = values[unsure].scatter_(1, labels, -torch.inf)
+            for block in (0, 1):
+                start = base[unsure, block], base_count[unsure, block], levels[unsure, block]
+                levels[unsure, block] = _newton(unranked, *start)
+    level_second, level_both = levels[:, :1], levels[:, 1:]
 
     # Rounding of the means must not touch what already is in order.
     level_second = torch.where(exceeded, level_second, second)
     joins = torch.where(alone, exceeded, level_second > first)
     level = torch.where(joins, level_both, level_second)
-    corrected = torch.minimum(values, level[:, None])
-    corrected.scatter_(1, second_label[:, None], level[:, None])
-    return corrected.scatter_(1, first_label[:, None], torch.where(joins, level_both, first)[:, None])
-
-
-def _running_mean(base: Tensor, base_count: Tensor, rest: Tensor, counts: Tensor) -> Tensor:
-    """Largest mean ``(batch,)`` of a block of sum ``base`` joined by the rest, largest values first."""
-    means = (base[:, None] + rest) / (base_count[:, None] + counts)
-    return torch.maximum(base / base_count, means.amax(1))
+    corrected = torch.minimum(values, level)
+    corrected.scatter_(1, second_label, level)
+    return corrected.scatter_(1, first_label, torch.where(joins, level_both, first))
 
 
 def _newton(rest: Tensor, base: Tensor, base_count: Tensor, level: Tensor) -> Tensor:
-    """The same largest mean from a lower bound of it, over whole rows whose ranked classes are -inf.
+    """Largest mean of a block joined by the largest of the rest, from a lower bound of it and over whole rows.
+
+    The ranked classes of ``rest`` must be -inf.
 
     Every step takes the classes above the level and moves it to their mean with the base. The level climbs, so the
     classes above it only become fewer: it ends when their number no longer changes, after 3 to 10 steps on rows
