@@ -189,7 +189,7 @@ def test_a_module_without_the_hook_is_refused(tmp_path, blobs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "magic"}, "solver: expected one of auto, threshold, got 'magic'"),
+        ({"solver": "magic"}, "solver: expected one of auto, threshold, triton, .*, got 'magic'"),
         ({"space": "softend"}, "space: expected one of softened, probabilities, logits, got 'softend'"),
         ({"strength": 1.5}, "strength: expected a number from 0 to 1, got 1.5"),
     ],

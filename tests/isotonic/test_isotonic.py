@@ -363,10 +363,20 @@ def test_gradient_is_the_block_average():
     torch.testing.assert_close(jacobian, expected)
 
 
-def test_one_graph_under_compile():
+@pytest.mark.parametrize("k", [2, 3])
+def test_one_graph_under_compile_with_its_gradient(k):
     values, mix = random_rows(8, 50)
-    compiled = torch.compile(lambda v, m: isotonic_soft_labels(v, m), backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(values, mix), isotonic_soft_labels(values, mix))
+    mix = LabelMix(mix.labels.repeat(1, 2)[:, :k], torch.full((8, k), 1 / k))
+    compiled = torch.compile(lambda v, m: isotonic_soft_labels(v, m).log().sum(), backend="aot_eager", fullgraph=True)
+    leaf, plain = values.clone().requires_grad_(), values.clone().requires_grad_()
+    loss, expected = compiled(leaf, mix), isotonic_soft_labels(plain, mix).log().sum()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, leaf), torch.autograd.grad(expected, plain))
+
+
+def test_threshold_operator_is_well_behaved():
+    values, mix = random_rows(3, 600)
+    torch.library.opcheck(torch.ops.ida_lightning.threshold.default, (values, *mix))
 
 
 @pytest.mark.parametrize("device", DEVICES)

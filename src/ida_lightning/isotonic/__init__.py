@@ -82,7 +82,7 @@ def isotonic_soft_labels(
         raise InputError(f"solver: expected one of {', '.join(get_args(Solver))}, got {solver!r}")
     label_mix.check_describes(values, "values")
     if validate or (validate is None and values.device.type == "cpu" and not torch.compiler.is_compiling()):
-        _validate(values, label_mix)
+        _validate(values.detach(), label_mix)
     if solver == "auto":
         solver = _choose(values)
     if values.requires_grad and torch.is_grad_enabled():
@@ -171,7 +171,7 @@ def isotonic_softmax(
         from ida_lightning.isotonic.triton_kernel import triton_softmax_solver
 
         if validate:
-            _validate(logits, label_mix)
+            _validate(logits.detach(), label_mix)
         return triton_softmax_solver(logits, label_mix, temperature)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return isotonic_soft_labels((logits / temperature).softmax(1, dtype=dtype), label_mix, solver, validate)

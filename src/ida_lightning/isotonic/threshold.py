@@ -29,8 +29,9 @@ def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
     are finished by Newton's method on ``count * (v - mean) = sum_rest relu(p - v)``, from the level found so far: it
     climbs, drops classes and stops, exactly, when it drops none.
 
-    On the CPU the cost is a partial sort and one pass. On an accelerator, and in a compiled graph, it is a full sort,
-    because acting on the certificate would make the host wait.
+    On the CPU the cost is a partial sort and one pass; a compiled graph holds it as one operator, because the fallback
+    depends on the data. On an accelerator it is a full sort, because acting on the certificate would make the host
+    wait.
 
     Args:
         values: float32 or float64 ``(batch, classes)``.
@@ -44,6 +45,9 @@ def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
         Min-max formula: Robertson, Wright, Dykstra, Order Restricted Statistical Inference (1988), section 1.4.
         The order of mixed labels: Cui and Yan, IJCAI 2021 (arXiv 2107.01412).
     """
+    if torch.compiler.is_compiling() and values.device.type == "cpu":
+        corrected: Tensor = _threshold_op(values, *label_mix)
+        return corrected
     if values.numel() == 0:
         return values.clone()
     if label_mix.labels.shape[1] == 1:
@@ -53,14 +57,20 @@ def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
     return _solve_chains(values, label_mix.order())
 
 
-def _all_at_once(values: Tensor) -> bool:
-    return values.device.type != "cpu" or torch.compiler.is_compiling()
+@torch.library.custom_op("ida_lightning::threshold", mutates_args=())
+def _threshold_op(values: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    return threshold_solver(values, LabelMix(labels, weights))
+
+
+@_threshold_op.register_fake
+def _(values: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
 def _top_size(values: Tensor, ranked: int) -> int:
     """How many values to look at so that at least one rest value is among them."""
     classes = values.shape[1]
-    if _all_at_once(values):
+    if values.device.type != "cpu":
         return classes
     return min(_TOP + ranked, classes)
 
@@ -68,7 +78,7 @@ def _top_size(values: Tensor, ranked: int) -> int:
 def _largest(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The ``size`` largest values per row, descending, and their classes."""
     classes = values.shape[1]
-    if classes < 4 * _PIECE * size or _all_at_once(values):
+    if classes < 4 * _PIECE * size or values.device.type != "cpu":
         return torch.topk(values, size, dim=1)
     # Long rows: the largest values lie in the pieces with the largest maxima. One cheap pass finds those.
     whole = classes - classes % _PIECE

@@ -1,0 +1,1 @@
+"""Measurements behind the speed figures in the README; not part of the installed package."""
