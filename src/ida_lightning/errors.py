@@ -1,5 +1,12 @@
 """The one exception that is meant for the person who called."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class InputError(ValueError):
     """Something that was passed in cannot be used.
@@ -13,3 +20,8 @@ class InputError(ValueError):
         ...
         ida_lightning.errors.InputError: temperature: expected a number > 0, got -1
     """
+
+
+def kind_of(tensor: Tensor) -> str:
+    """What came, for messages: dtype and shape, such as ``float32 (2, 10)``."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, kind_of
 
 # Weights reach us through float32 and through other people's arithmetic.
 _SUM_TOLERANCE = 1e-3
@@ -91,7 +91,7 @@ class LabelMix(NamedTuple):
             LabelMix(labels=tensor([[1, 2]]), weights=tensor([[0.6250, 0.3750]]))
         """
         if not hard.is_floating_point() or hard.ndim != 2:
-            raise InputError(f"hard: expected floating point (batch, classes), got {_kind(hard)}")
+            raise InputError(f"hard: expected floating point (batch, classes), got {kind_of(hard)}")
         lowest, highest = hard.aminmax(dim=1, keepdim=True)
         hard = torch.where(highest > lowest, hard - lowest, hard)
         if k is None:
@@ -118,7 +118,7 @@ class LabelMix(NamedTuple):
             tensor([[0.2500, 0.0000, 0.5000, 0.2500, 0.0000]])
         """
         if superclass.dtype != torch.int64 or superclass.ndim != 1:
-            raise InputError(f"superclass: expected int64 (classes,), got {_kind(superclass)}")
+            raise InputError(f"superclass: expected int64 (classes,), got {kind_of(superclass)}")
         siblings = (superclass[:, None] == superclass[None, :]).float()
         # Twice the weight of each sibling; one more than the siblings, so that two classes are not a tie.
         hard = siblings + torch.eye(len(superclass), device=superclass.device)
@@ -159,11 +159,11 @@ class LabelMix(NamedTuple):
         """Raise :class:`InputError` unless both fields are ``(batch, k)`` of the right kind. Free of cost."""
         labels, weights = self
         if labels.dtype != torch.int64 or labels.ndim != 2 or labels.shape[1] == 0:
-            raise InputError(f"label_mix.labels: expected int64 (batch, k) with k >= 1, got {_kind(labels)}")
+            raise InputError(f"label_mix.labels: expected int64 (batch, k) with k >= 1, got {kind_of(labels)}")
         if not weights.is_floating_point() or weights.shape != labels.shape:
             raise InputError(
                 f"label_mix.weights: expected floating point of the labels' shape {tuple(labels.shape)}, "
-                f"got {_kind(weights)}"
+                f"got {kind_of(weights)}"
             )
         if weights.device != labels.device:
             raise InputError(f"label_mix.weights: expected the labels' device {labels.device}, got {weights.device}")
@@ -180,7 +180,7 @@ class LabelMix(NamedTuple):
         if not values.is_floating_point() or values.ndim != 2 or len(values) != rows:
             raise InputError(
                 f"{name}: expected floating point (batch, classes) with the batch of {rows} of label_mix, "
-                f"got {_kind(values)}"
+                f"got {kind_of(values)}"
             )
         if values.device != self.labels.device:
             raise InputError(f"label_mix: expected the device of {name}, {values.device}, got {self.labels.device}")
@@ -204,7 +204,3 @@ class LabelMix(NamedTuple):
         if not float(off.abs().amax()) <= _SUM_TOLERANCE:
             wrong = float(off[off.abs().argmax()] + 1)
             raise InputError(f"label_mix.weights: expected rows that sum to 1, got a row sum of {wrong:g}")
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError
-from ida_lightning.label_mix import LabelOrder, _kind
+from ida_lightning.errors import InputError, kind_of
+from ida_lightning.label_mix import LabelOrder
 
 
 def isotonic_regression_tree(values: Tensor, parent: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -203,17 +203,17 @@ def _leaves_first(above: list[int]) -> list[int]:
 
 def _check(values: Tensor, parent: Tensor, weights: Tensor | None) -> None:
     if not values.is_floating_point() or values.ndim != 1:
-        raise InputError(f"values: expected floating point (nodes,), got {_kind(values)}")
+        raise InputError(f"values: expected floating point (nodes,), got {kind_of(values)}")
     _check_all(values.isfinite(), values, "values: expected finite numbers")
     if parent.dtype != torch.int64 or parent.shape != values.shape:
-        raise InputError(f"parent: expected int64 of the values' shape {tuple(values.shape)}, got {_kind(parent)}")
+        raise InputError(f"parent: expected int64 of the values' shape {tuple(values.shape)}, got {kind_of(parent)}")
     in_range = (parent >= -1) & (parent < len(values))
     _check_all(in_range, parent, f"parent: expected nodes 0 ... {len(values) - 1}, or -1 for a root")
     if weights is None:
         return
     if not weights.is_floating_point() or weights.shape != values.shape:
         raise InputError(
-            f"weights: expected floating point of the values' shape {tuple(values.shape)}, got {_kind(weights)}"
+            f"weights: expected floating point of the values' shape {tuple(values.shape)}, got {kind_of(weights)}"
         )
     _check_all(weights.isfinite() & (weights > 0), weights, "weights: expected finite numbers > 0")
     if not bool(weights.double().sum().isfinite()):
