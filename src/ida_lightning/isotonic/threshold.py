@@ -10,9 +10,9 @@ from ida_lightning.label_mix import LabelMix, LabelOrder
 
 # How many of a row's largest rest values are looked at first. A trained teacher seldom lifts more classes than
 # this above the ones in the picture; the certificate notices when it does.
-_TOP = 12
+_TOP = 8
 # Long rows are searched in pieces of this length.
-_PIECE = 64
+_PIECE = 128
 
 
 def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
