@@ -85,7 +85,8 @@ def isotonic_soft_labels(
         _validate(values.detach(), label_mix)
     if solver == "auto":
         solver = _choose(values)
-    if values.requires_grad and torch.is_grad_enabled():
+    # In a compiled graph the operators bring their own derivative, the same one.
+    if values.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         corrected: Tensor = _Projection.apply(values, *label_mix, solver)
         return corrected
     return _solve(values, label_mix, solver)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ida_lightning.isotonic.backward import isotonic_vjp
 from ida_lightning.label_mix import LabelMix, LabelOrder
 
 # How many of a row's largest rest values are looked at first. A trained teacher seldom lifts more classes than
@@ -65,6 +68,18 @@ def _threshold_op(values: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 @_threshold_op.register_fake
 def _(values: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return torch.empty_like(values, memory_format=torch.contiguous_format)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs, output)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    values, labels, weights, corrected = ctx.saved_tensors
+    return isotonic_vjp(grad, values, corrected, LabelMix(labels, weights)), None, None
+
+
+_threshold_op.register_autograd(_backward, setup_context=_save)
 
 
 def _top_size(values: Tensor, ranked: int) -> int:
