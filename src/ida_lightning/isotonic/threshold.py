@@ -38,7 +38,7 @@ def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
 
     Args:
         values: float32 or float64 ``(batch, classes)``.
-        label_mix: ``(batch, k)``; at k <= 2 about a third of the small operations of larger k.
+        label_mix: ``(batch, k)``; k <= 2 has a path of its own with fewer operations.
 
     Returns:
         The corrected rows, ``(batch, classes)``. Rows that already respect the order come back bit for bit.

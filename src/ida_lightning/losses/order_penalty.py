@@ -34,7 +34,7 @@ def order_penalty(
     Args:
         student_logits: ``(batch, classes)``; half types are computed in float32.
         label_mix: ``(batch, k)``, in any order, repeats allowed.
-        sigma: weight of the penalty; the paper recommends 2, which was too much for short runs here.
+        sigma: weight of the penalty; the paper recommends 2.
         form: see above.
 
     Returns:
