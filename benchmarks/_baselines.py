@@ -1,6 +1,6 @@
 """What the package's solvers are measured against: the same map by outsiders, and floors that no solver replaces.
 
-Each outsider is given its best case: all rows leave the tensor at once, and the ranked classes are put in front of the
+Each library is given its best case: all rows leave the tensor at once, and the ranked classes are put in front of the
 sorted rest by a single sort. Rows are probabilities, and the classes of a mix are of different weight.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,31 +51,46 @@ def _ranked(mix: LabelMix) -> list[list[int]]:
 
 
 def python_merge(soft_labels: Tensor, mix: LabelMix) -> Tensor:
-    """A greedy block merge in plain Python, in the style of the published algorithm, for one or two ranked classes.
+    """A greedy block merge in plain Python over the elements of the tensor, as the published code goes about it.
 
-    Sort the rest in descending order. The lightest ranked class absorbs the next of the rest while that exceeds the
-    block's mean; if the mean then exceeds the class above, that joins, and the block goes on absorbing. Written from
-    the description in Cui and Yan (arXiv 2107.01412), on Python lists: loops over tensor elements are slower still.
+    Written from the description in Cui and Yan (arXiv 2107.01412), for one or two ranked classes.
     """
+    merged = soft_labels.clone()
+    for row, ranked in zip(merged, _ranked(mix), strict=True):
+        _merge(row, ranked)
+    return merged
+
+
+def python_merge_lists(soft_labels: Tensor, mix: LabelMix) -> Tensor:
+    """The same merge on Python lists, the best that plain Python can do: the tensor is left once for all rows."""
     rows = soft_labels.tolist()
     for row, ranked in zip(rows, _ranked(mix), strict=True):
-        own = set(ranked)
-        rest = sorted((label for label in range(len(row)) if label not in own), key=row.__getitem__, reverse=True)
-        block = [ranked[-1]]
-        total, taken = row[ranked[-1]], 0
-        for joining in (*ranked[-2::-1], None):
-            while taken < len(rest) and row[rest[taken]] * len(block) > total:
-                total += row[rest[taken]]
-                block.append(rest[taken])
-                taken += 1
-            if joining is None or total <= row[joining] * len(block):
-                break
-            total += row[joining]
-            block.append(joining)
-        if len(block) > 1:
-            for label in block:
-                row[label] = total / len(block)
+        _merge(row, ranked)
     return torch.tensor(rows, dtype=soft_labels.dtype, device=soft_labels.device)
+
+
+def _merge(row: Any, ranked: list[int]) -> None:
+    """Pool one row in place.
+
+    Sort the rest in descending order. The lightest ranked class absorbs the next of the rest while that exceeds the
+    block's mean; if the mean then exceeds the class above, that joins, and the block goes on absorbing.
+    """
+    own = set(ranked)
+    rest = sorted((label for label in range(len(row)) if label not in own), key=row.__getitem__, reverse=True)
+    block = [ranked[-1]]
+    total, taken = row[ranked[-1]] + 0.0, 0
+    for joining in (*ranked[-2::-1], None):
+        while taken < len(rest) and row[rest[taken]] * len(block) > total:
+            total += row[rest[taken]]
+            block.append(rest[taken])
+            taken += 1
+        if joining is None or total <= row[joining] * len(block):
+            break
+        total += row[joining]
+        block.append(joining)
+    if len(block) > 1:
+        for label in block:
+            row[label] = total / len(block)
 
 
 def torchsort_solver(device: torch.device) -> Callable[[Tensor, LabelMix], Tensor] | str:

@@ -37,7 +37,7 @@ from ida_lightning.metrics import violated_rows
 # These always have a line in the CSV, whether this version has them or not; others have one once they exist.
 SOLVERS = ["threshold", "weak_order", "triton"]
 SOLVERS += [name for name in get_args(Solver) if name not in {"auto", *SOLVERS}]
-OUTSIDERS = ["scipy", "sklearn", "torchsort", "python_merge"]
+OUTSIDERS = ["scipy", "sklearn", "torchsort", "python_merge", "python_merge_lists"]
 FLOORS = ["softmax", "softmax_kernel", "kl_forward_backward"]
 CANDIDATES = ["threshold", "threshold_compiled", *SOLVERS[1:], *OUTSIDERS, *FLOORS]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -82,6 +82,7 @@ def candidates_of(cell: Cell, compiled: Callable[[Tensor, LabelMix], Tensor] | N
     found["scipy"] = Candidate(partial(outside.scipy_rows, soft, mix))
     found["sklearn"] = Candidate(partial(outside.sklearn_rows, soft, mix))
     found["python_merge"] = Candidate(partial(outside.python_merge, soft, mix))
+    found["python_merge_lists"] = Candidate(partial(outside.python_merge_lists, soft, mix))
     torchsort = outside.torchsort_solver(soft.device)
     found["torchsort"] = (
         Candidate(None, torchsort) if isinstance(torchsort, str) else Candidate(partial(torchsort, soft, mix))

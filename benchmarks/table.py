@@ -30,6 +30,7 @@ SOLVERS = (
     ("sklearn", "scikit-learn, row by row", "to compare"),
     ("torchsort", "sort + torchsort", "to compare"),
     ("python_merge", "block merge in plain Python", "to compare"),
+    ("python_merge_lists", "the same merge on lists", "to compare"),
     ("softmax_kernel", "softmax alone, without the division by T", "floor"),
     ("kl_forward_backward", "KL divergence, forward and backward", "floor"),
 )

@@ -39,7 +39,16 @@ def test_quick_run_has_a_line_for_every_candidate_of_every_cell(quick):
         timed = float(line["median_ms"] or 0) > 0 and float(line["ratio_to_softmax"] or 0) > 0
         assert timed or line["note"], line
         assert not line["note"].startswith(("WRONG", "failed")), line
-    always = {"threshold", "scipy", "sklearn", "python_merge", "softmax", "softmax_kernel", "kl_forward_backward"}
+    always = {
+        "threshold",
+        "scipy",
+        "sklearn",
+        "python_merge",
+        "python_merge_lists",
+        "softmax",
+        "softmax_kernel",
+        "kl_forward_backward",
+    }
     assert all(line["median_ms"] for line in lines if line["candidate"] in always)
     assert (quick / "isotonic_cpu.png").read_bytes().startswith(b"\x89PNG")
 
@@ -71,6 +80,7 @@ def test_python_merge_on_a_row_worked_out_by_hand():
     mix = LabelMix.pair(torch.tensor([0, 0]), torch.tensor([1, 1]), 0.7)
     expected = torch.tensor([[0.3, 0.3, 0.3, 0.1], [0.3, 0.3, 0.3, 0.1]])
     torch.testing.assert_close(_baselines.python_merge(rows, mix), expected)
+    torch.testing.assert_close(_baselines.python_merge_lists(rows, mix), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
