@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench-isotonic lint notebooks clean
+.PHONY: help install demo test test-slow bench-isotonic bench-data lint notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ bench-isotonic: $(STAMP) ## time the isotonic solvers, 10 minutes; writes benchm
 	$(RUN) benchmarks/isotonic.py --rows 256 --dtypes float32 --minutes 6
 	$(RUN) benchmarks/isotonic.py --append --no-compile --rows 64 128 1024 --rates 1.0 --minutes 4
 	$(RUN) benchmarks/table.py
+
+bench-data: $(STAMP) ## images per second beside torchvision and timm, 4 minutes; writes benchmarks/results
+	$(RUN) benchmarks/data.py
 
 lint: $(STAMP) ## ruff and mypy only
 	$(RUN) -m ruff check .

@@ -1,6 +1,7 @@
 """The command line as a person uses it: shipped configs, round trips, and what mistakes look like."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,12 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ida_lightning.cli import main
-from tests.data.test_data import make_cifar
+from ida_lightning.models import build_model
+from tests.data.test_cifar import make_cifar
+from tests.data.test_decoded import write_folder
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHORT = [
@@ -73,6 +77,24 @@ def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_
         assert logged["train/violation_rate"][-1] > 0
         after = logged["train/violation_rate_corrected"][-1]
         assert after == (0 if name.startswith("ida") else logged["train/violation_rate"][-1])
+
+
+def test_imagenet_config_starts_on_a_folder_of_images(tmp_path):
+    # Its pretrained teacher would have to be fetched, so a small network of our own stands in for it.
+    root = write_folder(tmp_path / "images")
+    teacher = build_model("test_resnet", num_classes=3)
+    save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
+    fit(
+        "imagenet/ida_cutmix",
+        f"--data.root={root}",
+        *("--data.image_size=32", "--data.batch_size=4", "--data.num_workers=1", "--data.val_share=0.2"),
+        *("--model.teacher=test_resnet", "--model.teacher_args={}", "--model.student=test_resnet"),
+        *(f"--model.teacher_checkpoint={tmp_path}/teacher.safetensors", "--trainer.precision=32-true"),
+    )
+    logged = metrics_of()
+    assert logged["train/violation_rate_corrected"][-1] == 0
+    with safe_open("outputs/imagenet/ida_cutmix.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["class_names"]) == ["cat", "dog", "eel"]
 
 
 def test_student_checkpoint_validates_tests_and_predicts_without_the_teacher():

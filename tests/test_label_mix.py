@@ -123,6 +123,28 @@ def test_from_dense_sees_through_label_smoothing():
     assert back.order().present.tolist() == [[True, True], [True, False]]
 
 
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_from_dense_keeps_shares_of_rows_that_name_every_class(classes):
+    shares = torch.arange(1.0, classes + 1)[None] / sum(range(classes + 1))
+    torch.testing.assert_close(LabelMix.from_dense(shares).dense(classes), shares)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+def test_from_dense_takes_the_smoothing_off_that_it_is_told(classes, dtype):
+    lam = torch.tensor([0.3, 0.7, 1.0, 0.25], dtype=dtype)
+    hard = torch.zeros(4, classes, dtype=dtype)
+    hard[:, 0], hard[:, 1] = lam, 1 - lam
+    smooth = 0.9 * hard + 0.1 / classes
+    back = LabelMix.from_dense(smooth, smoothing=0.1)
+    assert back.order().present.sum(1).tolist() == [2, 2, 1, 2], "nothing is left of what every class was given"
+    torch.testing.assert_close(back.dense(classes), hard, atol=1e-5, rtol=0)
+    tied = LabelMix.from_dense(torch.tensor([[0.5, 0.25, 0.25]]), smoothing=0.0)
+    assert tied.weights.tolist() == [[0.5, 0.25, 0.25]]
+    with pytest.raises(InputError, match="smoothing: expected a number from 0 to below 1, got 1.0"):
+        LabelMix.from_dense(smooth, smoothing=1.0)
+
+
 def test_from_dense_of_a_given_width_and_of_rows_without_an_order():
     hard = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
     assert LabelMix.from_dense(hard, k=3).labels.shape == (2, 3)

@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "files"},
     {"label_mix"},
     {"isotonic", "mixing", "losses", "supervision"},
-    {"metrics", "models", "plots"},
+    {"metrics", "models", "plots", "adapters"},
     {"data", "callbacks", "modules"},
     {"cli"},
     {"demo", "__main__"},

@@ -4,6 +4,7 @@ The numerics are here, for any training loop. The Lightning parts are in ``ida_l
 ``ida_lightning.modules`` and ``ida_lightning.callbacks``; importing this package does not load Lightning.
 """
 
+from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.errors import InputError
 from ida_lightning.isotonic import (
     correct_soft_labels,
@@ -14,7 +15,16 @@ from ida_lightning.isotonic import (
 from ida_lightning.label_mix import LabelMix, LabelOrder
 from ida_lightning.losses import distillation_loss, mixed_cross_entropy, order_penalty
 from ida_lightning.metrics import moved_mass, violated_rows
-from ida_lightning.mixing import MixedBatch, Mixing, MixPlan, mix_images, mix_labels
+from ida_lightning.mixing import (
+    MixedBatch,
+    Mixing,
+    MixPlan,
+    draw_cutmix,
+    draw_mixup,
+    draw_mosaic,
+    mix_images,
+    mix_labels,
+)
 from ida_lightning.supervision import Supervision, SupervisionHook
 
 __version__ = "0.1.0"
@@ -28,8 +38,12 @@ __all__ = [
     "Mixing",
     "Supervision",
     "SupervisionHook",
+    "as_mixed_batch",
     "correct_soft_labels",
     "distillation_loss",
+    "draw_cutmix",
+    "draw_mixup",
+    "draw_mosaic",
     "isotonic_regression_tree",
     "isotonic_soft_labels",
     "isotonic_softmax",

@@ -21,6 +21,12 @@ class InputError(ValueError):
         ida_lightning.errors.InputError: temperature: expected a number > 0, got -1
     """
 
+    def __init__(self, message: str) -> None:
+        # A loader's worker process hands its whole traceback on as the message; only the end was meant for anyone.
+        if message.startswith("Caught InputError in DataLoader worker"):
+            message = message.rsplit("InputError: ", 1)[-1].rstrip()
+        super().__init__(message)
+
 
 def kind_of(tensor: Tensor) -> str:
     """What came, for messages: dtype and shape, such as ``float32 (2, 10)``."""

@@ -32,7 +32,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
     try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
         yield unfinished
+        unfinished.chmod(mode)  # as any new file here; safetensors would let only its maker read
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

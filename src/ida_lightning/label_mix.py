@@ -74,17 +74,22 @@ class LabelMix(NamedTuple):
         return cls(torch.stack((labels, partner_labels), 1), torch.stack((own, 1 - own), 1))
 
     @classmethod
-    def from_dense(cls, hard: Tensor, k: int | None = None) -> LabelMix:
+    def from_dense(cls, hard: Tensor, k: int | None = None, smoothing: float | None = None) -> LabelMix:
         """The mix behind a matrix of class weights, such as the soft targets of torchvision's or timm's mixup.
 
         A weight that a row gives to all its other classes too (label smoothing) is taken off: it ranks nothing.
+        The order is right in any case. Whether the lowest weight is smoothing or the share of an image cannot be
+        seen in a row that may name every class, of two classes for example: say ``smoothing`` there.
 
         Args:
             hard: ``(batch, classes)``, non-negative, rows sum to 1.
             k: how many classes a row can name; None counts them, and waits for the device to do it.
+            smoothing: of which every class was given an equal part, as in timm; None takes the lowest weight of
+                a row for such a part if several classes have it.
 
         Raises:
-            InputError: if ``hard`` is no floating point matrix, or ``k`` is not from 1 to its width.
+            InputError: if ``hard`` is no floating point matrix, ``k`` is not from 1 to its width, or ``smoothing``
+                is not from 0 to below 1.
 
         Example:
             >>> LabelMix.from_dense(torch.tensor([[0.05, 0.55, 0.35, 0.05]]))
@@ -92,8 +97,15 @@ class LabelMix(NamedTuple):
         """
         if not hard.is_floating_point() or hard.ndim != 2:
             raise InputError(f"hard: expected floating point (batch, classes), got {kind_of(hard)}")
+        if smoothing is not None and not 0 <= smoothing < 1:
+            raise InputError(f"smoothing: expected a number from 0 to below 1, got {smoothing}")
         lowest, highest = hard.aminmax(dim=1, keepdim=True)
-        hard = torch.where(highest > lowest, hard - lowest, hard)
+        if smoothing is None:
+            part = torch.where((hard == lowest).sum(1, keepdim=True) > 1, lowest, 0)
+        else:
+            # What the row itself has, if that is the part up to rounding, so that exactly nothing is left of it.
+            part = lowest.clamp(max=(1 + 16 * torch.finfo(hard.dtype).eps) * smoothing / max(1, hard.shape[1]))
+        hard = torch.where(highest > lowest, hard - part, hard)
         if k is None:
             k = max(1, int((hard > 0).sum(1).amax())) if len(hard) else 1
         if not 1 <= k <= hard.shape[1]:

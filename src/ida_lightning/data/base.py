@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
-from ida_lightning.data.in_memory import InMemoryImages, crop_and_flip
+from ida_lightning.data.augment import Augmentation
+from ida_lightning.data.in_memory import InMemoryImages
+from ida_lightning.data.loading import EpochSampler, ResumableLoader
 from ida_lightning.errors import InputError
 from ida_lightning.mixing import MixedBatch, Mixing, mix_images, mix_labels
 
@@ -25,10 +27,10 @@ def _as_fetched(batch: Any) -> Any:
 class MixingDataModule(L.LightningDataModule):
     """Training batches of mixed images with their label mix; validation and test batches of plain ones.
 
-    Images travel as uint8 and are normalised, augmented and mixed after the transfer, so on the device. All
-    randomness of a training batch comes from a generator made of (seed, epoch, batch number, rank): ranks draw
-    differently, nothing depends on global state, and a run resumed from a checkpoint draws what the
-    uninterrupted one would have drawn.
+    Images travel as uint8 and are augmented, normalised and mixed after the transfer, so on the device. All
+    randomness of a training batch comes from generators made of (seed, epoch, batch number, rank): ranks draw
+    differently, nothing depends on global state, and a resumed run, in the middle of an epoch too, sees the images
+    and draws that the uninterrupted one would have seen.
 
     A data set is a subclass that sets the class attributes and :meth:`load`.
 
@@ -38,16 +40,16 @@ class MixingDataModule(L.LightningDataModule):
         image_size: height and width in pixels.
         mean: per channel, for pixel values from 0 to 1.
         std: per channel.
-        crop_padding: random crop and flip of training images with this padding; None for no augmentation.
 
     Args:
         batch_size: rows per batch and process.
         mixing: how training images are mixed; ``Mixing("none")`` for not at all.
-        seed: of shuffling and mixing; None takes the one of ``seed_everything``.
+        augmentation: what happens to training images before they are mixed.
+        seed: of shuffling and all draws; None takes the one of ``seed_everything``.
         num_workers: loader processes; data sets in memory need none.
 
     Raises:
-        InputError: for a batch size below 1.
+        InputError: for a batch size below 1, and, in :meth:`setup`, for splits that do not fit the attributes.
     """
 
     class_names: list[str]
@@ -55,12 +57,12 @@ class MixingDataModule(L.LightningDataModule):
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    crop_padding: int | None = None
 
     def __init__(
         self,
         batch_size: int = 64,
         mixing: Mixing = Mixing(),  # noqa: B008 (frozen)
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 (frozen)
         seed: int | None = None,
         num_workers: int = 0,
     ) -> None:
@@ -69,10 +71,10 @@ class MixingDataModule(L.LightningDataModule):
             raise InputError(f"batch_size: expected at least 1, got {batch_size}")
         self.batch_size = batch_size
         self.mixing = mixing
+        self.augmentation = augmentation
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.num_workers = num_workers
-        self.splits: dict[str, InMemoryImages] = {}
-        self._progress = (0, 0)  # epoch, training batches of it that were mixed
+        self.splits: Mapping[str, Dataset[MixedBatch]] = {}
 
     @property
     def num_classes(self) -> int:
@@ -80,12 +82,28 @@ class MixingDataModule(L.LightningDataModule):
         return len(self.class_names)
 
     @abstractmethod
-    def load(self) -> dict[str, InMemoryImages]:
+    def load(self) -> Mapping[str, Dataset[MixedBatch]]:
         """The splits ``train``, ``val`` and ``test``."""
 
     def setup(self, stage: str) -> None:
         """Load the splits once, whatever the stage."""
-        self.splits = self.splits or self.load()
+        if self.splits:
+            return
+        splits = self.load()
+        for name, split in splits.items():
+            if isinstance(split, InMemoryImages):
+                self._check(name, split)
+        self.splits = splits
+
+    def _check(self, name: str, split: InMemoryImages) -> None:
+        if not len(split):
+            raise InputError(f"{name}: expected images, got none")
+        if split.images.shape[1] != self.channels:
+            raise InputError(f"{name}: expected images of {self.channels} channels, got {split.images.shape[1]}")
+        low, high = (int(bound) for bound in split.labels.aminmax())
+        if low < 0 or high >= self.num_classes:
+            wrong = low if low < 0 else high
+            raise InputError(f"{name}: expected labels 0 ... {self.num_classes - 1}, got {wrong}")
 
     def train_dataloader(self) -> DataLoader[MixedBatch]:
         """Shuffled anew every epoch, each process its own share; the incomplete last batch is left out.
@@ -93,11 +111,11 @@ class MixingDataModule(L.LightningDataModule):
         A loop without a Trainer calls ``loader.sampler.set_epoch(epoch)`` for that.
         """
         # Lightning leaves a DistributedSampler alone and tells it the epoch; one process is the case of one replica.
-        sampler: DistributedSampler[MixedBatch] = DistributedSampler(
-            self.splits["train"],
-            num_replicas=self.trainer.world_size if self.trainer else 1,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            seed=self.seed,
+        sampler = EpochSampler(
+            self._split("train"),
+            self.seed,
+            lambda: self._position()[1] * self.batch_size,
+            *((self.trainer.world_size, self.trainer.global_rank) if self.trainer else ()),
         )
         drop_last = len(sampler) >= self.batch_size
         return self._loader("train", sampler=sampler, drop_last=drop_last)
@@ -114,9 +132,14 @@ class MixingDataModule(L.LightningDataModule):
         """The test split, in order."""
         return self._loader("test")
 
+    def _split(self, name: str) -> Dataset[MixedBatch]:
+        if name not in self.splits:
+            raise InputError(f"{name}: this data module was given no such split")
+        return self.splits[name]
+
     def _loader(self, split: str, **options: Any) -> DataLoader[MixedBatch]:
-        return DataLoader(
-            self.splits[split],
+        return ResumableLoader(
+            self._split(split),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -131,13 +154,18 @@ class MixingDataModule(L.LightningDataModule):
         if trainer is None or not trainer.training:
             batch = batch._replace(images=self.normalise(batch.images))
         else:
-            epoch = trainer.current_epoch
-            at, batches = self._progress
-            batches = batches if at == epoch else 0
-            self._progress = (epoch, batches + 1)
-            batch = self.mix(batch, self.batch_generator(epoch, batches, trainer.global_rank))
+            batch = self.mix(batch, self.batch_generator(*self._position(), trainer.global_rank))
         # Lightning converts what the loader yields, and that was uint8; the label weights stay in float32.
         return batch if trainer is None else batch._replace(images=trainer.precision_plugin.convert_input(batch.images))
+
+    def _position(self) -> tuple[int, int]:
+        """The present epoch, and how many training batches of it this process has had."""
+        if self.trainer is None:
+            return 0, 0
+        loop = self.trainer.fit_loop
+        # As Lightning tells samplers.
+        epoch: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        return epoch, loop.epoch_loop.batch_progress.current.ready
 
     def batch_generator(self, epoch: int, batch: int, rank: int = 0) -> np.random.Generator:
         """The source of all randomness of one training batch."""
@@ -150,10 +178,7 @@ class MixingDataModule(L.LightningDataModule):
             batch: uint8 images, labels of one class per row.
             rng: the source of all randomness; the same state gives the same batch.
         """
-        images = batch.images
-        if self.crop_padding is not None:
-            images = crop_and_flip(images, self.crop_padding, rng)
-        images = self.normalise(images)
+        images = self.normalise(self.augmentation.apply(batch.images, rng, self.mean))
         height, width = images.shape[2:]
         plan = self.mixing.draw(len(images), (height, width), rng)
         if plan is None:
@@ -168,21 +193,13 @@ class MixingDataModule(L.LightningDataModule):
     def normalise(self, images: Tensor) -> Tensor:
         """Float images with zero mean and unit variance from uint8 ones."""
         mean, std = self._statistics(images)
-        return (images / 255 - mean) / std
+        normalised: Tensor = (images - 255 * mean).div_(255 * std)
+        return normalised
 
     def denormalise(self, images: Tensor) -> Tensor:
         """Pixel values from 0 to 1 again, for pictures."""
         mean, std = self._statistics(images)
-        return (images * std + mean).clamp(0, 1)
+        return torch.clamp(images * std + mean, 0, 1)
 
-    def _statistics(self, images: Tensor) -> Iterator[Tensor]:
-        for values in (self.mean, self.std):
-            yield torch.tensor(values)[:, None, None].to(images.device, non_blocking=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """How far the draws have come, so that a resumed run goes on with the next ones."""
-        return {"epoch": self._progress[0], "batches": self._progress[1]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
-        self._progress = (state_dict["epoch"], state_dict["batches"])
+    def _statistics(self, images: Tensor) -> Tensor:
+        return torch.tensor((self.mean, self.std))[:, :, None, None].to(images.device, non_blocking=True)

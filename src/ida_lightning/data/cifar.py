@@ -1,29 +1,35 @@
-"""CIFAR-100 in memory."""
+"""CIFAR-10 and CIFAR-100 in memory."""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from torchvision.datasets import CIFAR100
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100
 
+from ida_lightning.data.augment import Augmentation
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
 from ida_lightning.errors import InputError
 
 
-class CIFAR100DataModule(MixingDataModule):
-    """50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes (Krizhevsky 2009).
+class CIFARDataModule(MixingDataModule):
+    """What the two have in common: 50,000 training and 10,000 test images of 32 x 32 pixels, as Python pickles.
 
-    Training images are cropped with 4 pixels of padding and flipped. The validation split is carved from the
-    training images, stratified and fixed, so that nothing needs to be selected on the test images.
+    The validation split is carved from the training images, stratified and fixed, so that nothing needs to be
+    selected on the test images. A file is unpickled only if it has the checksum that torchvision knows.
 
     Args:
-        root: the folder that holds ``cifar-100-python``.
+        root: the folder that holds the unpacked folder of the data set.
         download: fetch the data set into ``root`` if it is not there.
         val_images: size of the validation split.
+        augmentation: see :class:`MixingDataModule`; crops with 4 pixels of padding and flips, as in He et al. 2016.
         kwargs: see :class:`MixingDataModule`.
 
     Raises:
@@ -32,35 +38,41 @@ class CIFAR100DataModule(MixingDataModule):
 
     channels = 3
     image_size = 32
-    mean = (0.5071, 0.4865, 0.4409)
-    std = (0.2673, 0.2564, 0.2762)
-    crop_padding = 4
+    # torchvision's class: the folder, the files with their checksums, and the download.
+    official: type[CIFAR10]
+    title: str
+    label_key: str
+    name_key: str
 
-    def __init__(self, root: str = "data", download: bool = False, val_images: int = 5000, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if not 100 <= val_images <= 49_900:
-            raise InputError(f"val_images: expected 100 ... 49900, at least one a class, got {val_images}")
-        self.root = Path(root)
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = False,
+        val_images: int = 5000,
+        augmentation: Augmentation = Augmentation(crop_padding=4, flip=True),  # noqa: B008 (frozen)
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(augmentation=augmentation, **kwargs)
+        least, most = self.num_classes, 50_000 - self.num_classes
+        if not least <= val_images <= most:
+            raise InputError(f"val_images: expected {least} ... {most}, at least one a class, got {val_images}")
+        self.root = Path(root).expanduser()
         self.download = download
         self.val_images = val_images
-        self._names: list[str] | None = None
 
-    @property
-    def num_classes(self) -> int:
-        """100, known before the files are."""
-        return 100
-
-    @property
+    @cached_property
     def class_names(self) -> list[str]:  # type: ignore[override]
-        """The fine labels, alphabetical; read from the data set."""
-        if self._names is None:
-            self._names = list(self._read(train=False).classes)
-        return self._names
+        """What the labels stand for, in the official order; read from the data set."""
+        return list(self._content(self.official.meta["filename"], self.official.meta["md5"])[self.name_key])
 
     def prepare_data(self) -> None:
         """Fetch the data set if asked to, on one process."""
-        if self.download:
-            CIFAR100(self.root, download=True)
+        if not self.download:
+            return
+        try:
+            self.official(self.root, download=True)
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"download: {self.title} could not be fetched into {self.root} ({error})") from error
 
     def load(self) -> dict[str, InMemoryImages]:
         """Both official parts; validation is taken from the training one."""
@@ -69,19 +81,124 @@ class CIFAR100DataModule(MixingDataModule):
         return {"train": official.subset(train), "val": official.subset(val), "test": test}
 
     def _images(self, train: bool) -> InMemoryImages:
-        part = self._read(train)
-        images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-        return InMemoryImages(images, torch.tensor(part.targets))
+        entries = self._entries(train)
+        for name, entry in entries.items():
+            shape = np.shape(entry["data"])
+            if shape != (len(entry[self.label_key]), 3 * 32 * 32):
+                raise InputError(
+                    f"root: expected {len(entry[self.label_key])} rows of 3 x 32 x 32 pixels in {self.folder / name}, "
+                    f"one a label, got {shape}"
+                )
+        pixels = np.concatenate([entry["data"] for entry in entries.values()]).reshape(-1, 3, 32, 32)
+        return InMemoryImages(torch.from_numpy(pixels), _column(entries, self.label_key))
 
-    def _read(self, train: bool) -> CIFAR100:
+    @property
+    def folder(self) -> Path:
+        """Where the official files are."""
+        return self.root / str(self.official.base_folder)
+
+    def _entries(self, train: bool) -> dict[str, dict[str, Any]]:
+        """The contents of the files of one part, by file name."""
+        files = self.official.train_list if train else self.official.test_list
+        return {name: self._content(name, checksum) for name, checksum in files}
+
+    def _content(self, name: str, checksum: str) -> dict[str, Any]:
+        file = self.folder / name
         try:
-            return CIFAR100(self.root, train=train)
-        except RuntimeError as error:  # torchvision's word for missing as well as for a wrong checksum
-            found = (self.root / "cifar-100-python").is_dir()
-            trouble = "a damaged or incomplete CIFAR-100" if found else "no CIFAR-100"
+            data = file.read_bytes()
+        except OSError:
+            data = b""
+        # Of the bytes that are about to be unpickled; unpickling anything else could run somebody's code.
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() != checksum:
+            what = f"a damaged or incomplete {self.title}" if self.folder.is_dir() else f"no {self.title}"
+            which = f" (see the file {name})" if self.folder.is_dir() else ""
             raise InputError(
-                f"root: {trouble} at {self.root.resolve() / 'cifar-100-python'}; set data.download to true to "
-                "fetch it, or unpack the official cifar-100-python.tar.gz there"
-            ) from error
-        except (pickle.UnpicklingError, EOFError, KeyError) as error:
-            raise InputError(f"root: damaged CIFAR-100 files in {self.root.resolve()}: {error}") from error
+                f"root: {what} at {self.folder.resolve()}{which}; set data.download to true to fetch it, or unpack "
+                f"the official {self.official.filename} there"
+            )
+        content: dict[str, Any] = pickle.loads(data, encoding="latin1")  # written by Python 2
+        return content
+
+
+class CIFAR10DataModule(CIFARDataModule):
+    """50,000 training and 10,000 test images of 32 x 32 pixels in 10 classes (Krizhevsky 2009).
+
+    Training images are cropped with 4 pixels of padding and flipped. The validation split is carved from the
+    training images, stratified and fixed, so that nothing needs to be selected on the test images.
+
+    Args:
+        root: the folder that holds ``cifar-10-batches-py``.
+        download: fetch the data set into ``root`` if it is not there.
+        val_images: size of the validation split.
+        augmentation: see :class:`MixingDataModule`.
+        kwargs: likewise.
+
+    Raises:
+        InputError: if the data set is not in ``root`` or is damaged, or ``val_images`` is out of range.
+
+    References:
+        A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+    """
+
+    official = CIFAR10
+    title = "CIFAR-10"
+    label_key = "labels"
+    name_key = "label_names"
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2470, 0.2435, 0.2616)
+
+    @property
+    def num_classes(self) -> int:
+        """10, known before the files are."""
+        return 10
+
+
+class CIFAR100DataModule(CIFARDataModule):
+    """50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes or 20 superclasses (Krizhevsky 2009).
+
+    Training images are cropped with 4 pixels of padding and flipped. The validation split is carved from the
+    training images, stratified and fixed, so that nothing needs to be selected on the test images.
+
+    ``LabelMix.from_taxonomy(labels, data.superclass)`` is the order that the superclasses put on the fine classes.
+
+    Args:
+        root: the folder that holds ``cifar-100-python``.
+        labels: ``"fine"`` for the 100 classes, ``"coarse"`` for their 20 superclasses.
+        kwargs: see :class:`CIFARDataModule`.
+
+    Raises:
+        InputError: if the data set is not in ``root`` or is damaged, or ``labels`` or ``val_images`` is out of range.
+
+    References:
+        A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+    """
+
+    official = CIFAR100
+    title = "CIFAR-100"
+    mean = (0.5071, 0.4865, 0.4409)
+    std = (0.2673, 0.2564, 0.2762)
+
+    def __init__(self, root: str = "data", labels: Literal["fine", "coarse"] = "fine", **kwargs: Any) -> None:
+        if labels not in ("fine", "coarse"):
+            raise InputError(f"labels: expected 'fine' or 'coarse', got {labels!r}")
+        self.labels = labels
+        self.label_key = f"{labels}_labels"
+        self.name_key = f"{labels}_label_names"
+        super().__init__(root, **kwargs)
+
+    @property
+    def num_classes(self) -> int:
+        """100 or 20, known before the files are."""
+        return 100 if self.labels == "fine" else 20
+
+    @cached_property
+    def superclass(self) -> Tensor:
+        """int64 ``(100,)``: the superclass of every fine class, as the labels of the training images have it."""
+        entries = self._entries(train=True)
+        superclass = torch.full((100,), -1)
+        superclass[_column(entries, "fine_labels")] = _column(entries, "coarse_labels")
+        return superclass
+
+
+def _column(entries: dict[str, dict[str, Any]], key: str) -> Tensor:
+    return torch.tensor([label for entry in entries.values() for label in entry[key]])

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from ida_lightning.errors import InputError, kind_of
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing import MixedBatch
 
@@ -21,22 +21,29 @@ class InMemoryImages(Dataset[MixedBatch]):
     Args:
         images: uint8 ``(images, channels, height, width)``.
         labels: int64 ``(images,)``.
+
+    Raises:
+        InputError: for other dtypes or shapes, or numbers of images and labels that differ.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise InputError(f"images: expected uint8 (images, channels, height, width), got {kind_of(images)}")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise InputError(f"labels: expected int64, one for each of {len(images)} images, got {kind_of(labels)}")
         self.images = images
         self.labels = labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> MixedBatch:
-        return self.__getitems__([index])
+    def __getitem__(self, key: int) -> MixedBatch:
+        return self.__getitems__([key])
 
-    def __getitems__(self, indices: Sequence[int]) -> MixedBatch:
-        index = torch.as_tensor(indices)
+    def __getitems__(self, keys: Sequence[int]) -> MixedBatch:
+        index = torch.as_tensor(keys) % len(self)  # the epoch in the key matters to sets that decode
         mix = LabelMix.unmixed(self.labels[index])
-        return MixedBatch(self.images[index], mix, index, torch.arange(len(index)))
+        return MixedBatch(self.images[index], mix, index, torch.arange(len(index))[:, None])
 
     def subset(self, rows: np.ndarray) -> InMemoryImages:
         """The images at ``rows``, copied."""
@@ -45,25 +52,18 @@ class InMemoryImages(Dataset[MixedBatch]):
 
 
 def stratified_split(labels: Tensor, held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of a fixed stratified split into the rest and ``held_out`` rows; never depends on a seed."""
+    """Row numbers of a fixed stratified split into the rest and ``held_out`` rows; never depends on a seed.
+
+    Raises:
+        InputError: if there are fewer rows on one side than classes, or a class has a single row.
+    """
+    counts = labels.bincount()
+    classes = int((counts > 0).sum())
+    if not classes <= held_out <= len(labels) - classes:
+        raise InputError(f"val_images: expected {classes} ... {len(labels) - classes}, one a class, got {held_out}")
+    if (counts == 1).any():
+        raise InputError(
+            f"labels: expected two images a class or more, got one of class {int((counts == 1).int().argmax())}"
+        )
     rest, held = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels.numpy(), random_state=0)
     return np.sort(rest), np.sort(held)
-
-
-def crop_and_flip(images: Tensor, padding: int, rng: np.random.Generator) -> Tensor:
-    """Random crop after zero padding and random horizontal flip, drawn for every row on its own.
-
-    Args:
-        images: ``(batch, channels, height, width)``, any dtype and device.
-        padding: pixels added on every side before cropping back to the same size.
-        rng: the source of all randomness.
-    """
-    batch, channels, height, width = images.shape
-    draws = rng.integers(0, 2 * padding + 1, (batch, 2)), rng.random(batch) < 0.5
-    offset, flip = (torch.from_numpy(draw).to(images.device, non_blocking=True) for draw in draws)
-    rows = offset[:, :1] + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device)
-    columns = offset[:, 1:] + torch.where(flip[:, None], width - 1 - columns, columns)
-    padded = F.pad(images, (padding,) * 4)
-    flat = (rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]).reshape(batch, 1, -1)
-    return padded.flatten(2).gather(2, flat.expand(-1, channels, -1)).view_as(images)

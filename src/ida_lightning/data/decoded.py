@@ -1,0 +1,179 @@
+"""Labelled images that are read and decoded one by one, such as folders of JPEG files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as F
+
+from ida_lightning.data.in_memory import InMemoryImages
+from ida_lightning.errors import InputError, kind_of
+from ida_lightning.label_mix import LabelMix
+from ida_lightning.mixing import MixedBatch
+
+_IMAGE_KEYS = ("image", "img", "images", "pixel_values")
+_LABEL_KEYS = ("label", "labels", "fine_label", "target")
+
+
+class DecodedImages(Dataset[MixedBatch]):
+    """Batches of uint8 images out of any data set of images and labels.
+
+    Random transforms draw from torch's generator, which is set from (seed, epoch, row) before every image and put
+    back after the batch: worker processes, their number and what happened before do not matter.
+
+    Args:
+        source: items are ``(image, label)`` or mappings with an image and a label; images are PIL images, uint8
+            arrays ``(height, width[, channels])`` or uint8 tensors ``(channels, height, width)``.
+        num_classes: labels are 0 ... num_classes - 1.
+        channels: that every image must have.
+        rows: which items; None for all.
+        transform: from a decoded image to one of the kinds above, uint8, all of one size.
+        seed: of the transform's draws.
+        image_key: of mappings; None tries the usual ones.
+        label_key: likewise.
+
+    Raises:
+        InputError: while reading, with the file or item: unreadable images, labels out of range, images of
+            another size or number of channels than the rest, images that are not uint8.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        num_classes: int,
+        channels: int,
+        rows: np.ndarray | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        seed: int = 0,
+        image_key: str | None = None,
+        label_key: str | None = None,
+    ) -> None:
+        self.source = source
+        self.num_classes = num_classes
+        self.channels = channels
+        self.rows = np.arange(len(source)) if rows is None else rows
+        self.transform = transform
+        self.seed = seed
+        self.image_key = image_key
+        self.label_key = label_key
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int) -> MixedBatch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[int]) -> MixedBatch:
+        images: list[Tensor] = []
+        labels, index = [], []
+        with torch.random.fork_rng(devices=[]):
+            for key in keys:
+                epoch, row = divmod(int(key), len(self))
+                draws = np.random.SeedSequence((self.seed, epoch, row)).generate_state(1, np.uint64)
+                torch.default_generator.manual_seed(int(draws[0]))
+                image, label = self.read(row)
+                if images and image.shape != images[0].shape:
+                    raise InputError(
+                        f"{self.name_of(row)}: expected an image of {tuple(images[0].shape)} like the others of its "
+                        f"batch, got {tuple(image.shape)}; give a transform that makes them equal"
+                    )
+                images.append(image)
+                labels.append(label)
+                index.append(row)
+        mix = LabelMix.unmixed(torch.tensor(labels))
+        return MixedBatch(torch.stack(images), mix, torch.tensor(index), torch.arange(len(index))[:, None])
+
+    def read(self, row: int) -> tuple[Tensor, int]:
+        """One image, decoded and transformed, and its label."""
+        try:
+            image, label = item_of(self.source[int(self.rows[row])], self.image_key, self.label_key)
+            if isinstance(image, Image.Image):
+                image.load()
+            image = _as_uint8(self.transform(image) if self.transform else image)
+        except InputError as error:
+            raise InputError(f"{self.name_of(row)}: {error}") from error
+        except (OSError, SyntaxError) as error:  # what Pillow raises for damaged files
+            raise InputError(f"{self.name_of(row)}: not readable as an image ({error})") from error
+        if not 0 <= label < self.num_classes:
+            raise InputError(f"{self.name_of(row)}: expected a label 0 ... {self.num_classes - 1}, got {label}")
+        if image.shape[0] != self.channels:
+            raise InputError(f"{self.name_of(row)}: expected {self.channels} channels, got {image.shape[0]}")
+        return image, label
+
+    def name_of(self, row: int) -> str:
+        """The file of a row, where the source knows it, else its number."""
+        number = int(self.rows[row])
+        samples = getattr(self.source, "samples", None)
+        return str(samples[number][0]) if samples else f"item {number}"
+
+    def in_memory(self) -> InMemoryImages:
+        """Everything decoded once; for sets that fit."""
+        batches = [self.__getitems__(range(at, min(at + 1000, len(self)))) for at in range(0, len(self), 1000)]
+        sizes = {tuple(batch.images.shape[1:]) for batch in batches}
+        if len(sizes) > 1:
+            raise InputError(f"images: expected one size, got {', '.join(map(str, sorted(sizes)))}; give a transform")
+        return InMemoryImages(
+            torch.cat([batch.images for batch in batches]),
+            torch.cat([batch.label_mix.labels[:, 0] for batch in batches]),
+        )
+
+
+def item_of(item: Any, image_key: str | None = None, label_key: str | None = None) -> tuple[Any, int]:
+    """Image and label of one item of a data set."""
+    if isinstance(item, Mapping):
+        image_key = image_key or _first_of(_IMAGE_KEYS, item, "image")
+        label_key = label_key or _first_of(_LABEL_KEYS, item, "label")
+        for key in (image_key, label_key):
+            if key not in item:
+                raise InputError(f"expected a key {key!r}, got {', '.join(map(repr, item))}")
+        return item[image_key], int(item[label_key])
+    if isinstance(item, Sequence) and len(item) == 2:
+        return item[0], int(item[1])
+    raise InputError(f"expected (image, label) or a mapping with both, got {type(item).__name__}")
+
+
+def labels_of(source: Any, image_key: str | None = None, label_key: str | None = None) -> Tensor:
+    """All labels of a data set, without decoding images where it offers a way."""
+    for name in ("targets", "labels"):
+        if (found := getattr(source, name, None)) is not None:
+            return torch.as_tensor(found).long()
+    columns = getattr(source, "column_names", None)
+    if columns:
+        return torch.as_tensor(source[label_key or _first_of(_LABEL_KEYS, columns, "label")]).long()
+    labels = torch.empty(len(source), dtype=torch.int64)
+    for row in range(len(source)):
+        try:
+            labels[row] = item_of(source[row], image_key, label_key)[1]
+        except InputError as error:
+            raise InputError(f"item {row}: {error}") from error
+    return labels
+
+
+def _first_of(usual: Sequence[str], keys: Any, what: str) -> str:
+    for key in usual:
+        if key in keys:
+            return key
+    raise InputError(f"expected a key for the {what}, one of {', '.join(usual)}, got {', '.join(map(repr, keys))}")
+
+
+def _as_uint8(image: Any) -> Tensor:
+    if isinstance(image, Image.Image):
+        image = F.pil_to_tensor(image)
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(image if image.ndim == 2 else image.transpose(2, 0, 1).copy())
+        image = image[None] if image.ndim == 2 else image
+    if not isinstance(image, Tensor):
+        raise InputError(f"expected a PIL image, an array or a tensor, got {type(image).__name__}")
+    if image.dtype != torch.uint8 or image.ndim != 3:
+        raise InputError(
+            f"expected a uint8 image (channels, height, width), got {kind_of(image)}; leave ToTensor and Normalize "
+            "out of the transform, both happen on the device"
+        )
+    plain: Tensor = image.as_subclass(Tensor)
+    return plain
