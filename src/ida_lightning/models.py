@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -80,11 +81,48 @@ def _make_small_stem(network: nn.Module, name: str) -> None:
             network.set_submodule(pool, nn.Identity())
 
 
+class ImageInput(NamedTuple):
+    """What images a network was trained on.
+
+    Attributes:
+        mean: that was subtracted per channel, for pixel values from 0 to 1.
+        std: by which the result was divided.
+        size: height and width in pixels.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+
+
+def pretrained_input(network: nn.Module) -> ImageInput | None:
+    """What timm's pretrained weights of this network expect, if it is one of timm's."""
+    config = getattr(network, "pretrained_cfg", None) or {}
+    if not all(key in config for key in ("mean", "std", "input_size")):
+        return None
+    channels = getattr(network, "in_chans", None) or len(config["mean"])
+    mean, std = (tuple(config[key]) for key in ("mean", "std"))
+    if len(mean) != channels:  # timm sums the first convolution over the colours, and so averages these
+        mean, std = ((sum(values) / len(values),) * channels for values in (mean, std))
+    return ImageInput(mean, std, int(config["input_size"][-1]))
+
+
 class Weights(NamedTuple):
-    """A network's tensors by name and, where the file tells, the classes that its outputs stand for."""
+    """A network's tensors by name and, where the file tells, its classes and the images it was trained on."""
 
     tensors: dict[str, Tensor]
     class_names: list[str] | None
+    image_input: ImageInput | None
+
+
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 of every parameter and buffer, by name: equal for equal weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)};".encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_weights(path: str | Path, what: str = "checkpoint") -> Weights:
@@ -104,16 +142,19 @@ def load_weights(path: str | Path, what: str = "checkpoint") -> Weights:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{what}: expected a weight file, found nothing at {path}")
-    names = None
+    names = seen = None
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-                names = json.loads((file.metadata() or {}).get("class_names", "null"))
+                names, seen = (
+                    json.loads((file.metadata() or {}).get(key, "null")) for key in ("class_names", "image_input")
+                )
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
             tensors = content.get("state_dict", content.get("model", content))
-            names = content.get("class_names")
+            names, seen = content.get("class_names"), content.get("image_input")
+        image_input = ImageInput(tuple(seen[0]), tuple(seen[1]), int(seen[2])) if seen else None
     except (
         SafetensorError,
         pickle.UnpicklingError,
@@ -121,12 +162,15 @@ def load_weights(path: str | Path, what: str = "checkpoint") -> Weights:
         EOFError,
         AttributeError,
         OSError,
+        ValueError,
+        TypeError,
+        LookupError,
     ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{what}: {path} is damaged or no weight file ({reason})") from error
     if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise InputError(f"{what}: {path} holds no state dict of tensors")
-    return Weights(_without_prefixes(dict(tensors)), names)
+    return Weights(_without_prefixes(dict(tensors)), names, image_input)
 
 
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -120,7 +120,7 @@ def test_resumes_loads_tests_and_predicts_without_a_teacher_in_the_checkpoint(av
         callbacks += [EMAWeightAveraging()] if averaging else []
         return trainer(tmp_path, enable_checkpointing=True, callbacks=callbacks, **options)
 
-    student = {"student": "test_resnet", "student_args": {"stem": "small"}}
+    student = {"student": "test_resnet", "student_args": {"stem": "small"}, "teacher": TinyNet()}
     data = BlobsDataModule(batch_size=16, mixing=Mixing("cutmix"))
     module = module_of(**student)
     run(max_epochs=1).fit(module, data)

@@ -39,7 +39,8 @@ class ExportCallback(L.Callback):
             return
         assert isinstance(pl_module, ClassifierBase)
         tensors = {name: t.detach().cpu().clone() for name, t in pl_module.network.state_dict().items()}
-        metadata = {"class_names": json.dumps(pl_module.class_names())}
+        about = {"class_names": pl_module.class_names(), "image_input": pl_module.image_input()}
+        metadata = {key: json.dumps(value) for key, value in about.items()}
         with replacing(self.path) as unfinished:
             save_file(tensors, unfinished, metadata)
         rank_zero_info(f"exported: {self.path}")

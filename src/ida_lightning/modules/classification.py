@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import build_model
 from ida_lightning.modules.base import ClassifierBase, LRSchedulerCallable, OptimizerCallable
+from ida_lightning.modules.guards import check_loss
 
 
 class ClassificationModule(ClassifierBase):
@@ -26,6 +28,9 @@ class ClassificationModule(ClassifierBase):
         model_args: further arguments of :func:`ida_lightning.models.build_model`, such as ``stem: small``.
         optimizer: from parameters to optimiser.
         lr_scheduler: from optimiser to a scheduler stepped once an epoch; None is warm-up and cosine.
+        lr_reference_batch: the batch that the learning rate is meant for: it is scaled in proportion to the rows
+            that all processes and accumulated batches make up together. None leaves it as it is.
+        compile_args: compile the network for training with these arguments of ``torch.compile``; None for eager.
 
     Raises:
         InputError: for a network that cannot be built.
@@ -49,8 +54,10 @@ class ClassificationModule(ClassifierBase):
             p, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True
         ),
         lr_scheduler: LRSchedulerCallable | None = None,
+        lr_reference_batch: int | None = None,
+        compile_args: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(num_classes, optimizer, lr_scheduler)
+        super().__init__(num_classes, optimizer, lr_scheduler, lr_reference_batch, compile_args)
         self._save_plain_hyperparameters(*(["model"] if isinstance(model, nn.Module) else []))
         self.model = build_model(model, num_classes, in_channels, **(model_args or {}))
 
@@ -61,6 +68,8 @@ class ClassificationModule(ClassifierBase):
 
     def training_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """Cross-entropy with the hard labels, mixed or not."""
+        batch = as_mixed_batch(batch, self.num_classes)
         loss = mixed_cross_entropy(self(batch.images), batch.label_mix).mean()
+        check_loss(self, loss, batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss

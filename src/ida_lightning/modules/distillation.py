@@ -6,20 +6,21 @@ from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from torchmetrics import MeanMetric
 
+from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.errors import InputError
 from ida_lightning.losses import distillation_loss, mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import build_model
-from ida_lightning.modules.base import ClassifierBase, LRSchedulerCallable, OptimizerCallable
-from ida_lightning.modules.teacher import FrozenTeacher
+from ida_lightning.modules.base import ClassifierBase, LRSchedulerCallable, OptimizerCallable, rows_that_count, update
+from ida_lightning.modules.guards import FiniteRows, check_loss
+from ida_lightning.modules.teacher import FrozenTeacher, Precision
 from ida_lightning.supervision import Supervision, SupervisionHook
 
 
@@ -29,7 +30,8 @@ class DistillationModule(ClassifierBase):
     One step: the teacher looks at the batch, its logits become a :class:`Supervision`, the registered hooks
     change it in their order, and the student pays, per row, ``soft_weight`` times the distillation loss plus
     ``hard_weight`` times the cross-entropy with the mixed hard label. Callbacks join in through
-    :meth:`register_supervision_hook`.
+    :meth:`register_supervision_hook`. Batches of other pipelines, ``(images, targets)``, are taken too: see
+    :func:`ida_lightning.as_mixed_batch`.
 
     The teacher is built when fitting starts: checkpoints do not hold it, testing and predicting do not need it.
     Its validation metrics ``teacher/val_acc`` and ``teacher/val_nll`` are reported before the first step. Logs
@@ -52,6 +54,12 @@ class DistillationModule(ClassifierBase):
             out of both losses.
         optimizer: from parameters to optimiser.
         lr_scheduler: from optimiser to a scheduler stepped once an epoch; None is warm-up and cosine.
+        lr_reference_batch: the batch that the learning rate is meant for: it is scaled in proportion to the rows
+            that all processes and accumulated batches make up together. None leaves it as it is.
+        compile_args: compile student, teacher and loss for training with these arguments of ``torch.compile``;
+            None for eager.
+        teacher_precision: of the teacher's forward pass; None is that of the Trainer.
+        allow_other_teacher: resume a run although the teacher's weights are not those it was started with.
 
     Raises:
         InputError: for values out of range, networks that cannot be built, and, when fitting starts, for a
@@ -86,28 +94,42 @@ class DistillationModule(ClassifierBase):
             p, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True
         ),
         lr_scheduler: LRSchedulerCallable | None = None,
+        lr_reference_batch: int | None = None,
+        compile_args: dict[str, Any] | None = None,
+        teacher_precision: Precision | None = None,
+        allow_other_teacher: bool = False,
     ) -> None:
-        super().__init__(num_classes, optimizer, lr_scheduler)
+        super().__init__(num_classes, optimizer, lr_scheduler, lr_reference_batch, compile_args)
         if not temperature > 0:
             raise InputError(f"temperature: expected a number > 0, got {temperature}")
         if not (soft_weight >= 0 and hard_weight >= 0 and soft_weight + hard_weight > 0):
             raise InputError(
                 f"soft_weight, hard_weight: expected numbers >= 0, not both 0, got {soft_weight} and {hard_weight}"
             )
-        if nonfinite not in ("raise", "skip"):
-            raise InputError(f"nonfinite: expected raise or skip, got {nonfinite!r}")
+        if teacher_precision not in (None, *get_args(Precision)):
+            raise InputError(
+                f"teacher_precision: expected {', '.join(get_args(Precision))} or none, got {teacher_precision!r}"
+            )
         modules = {"teacher": teacher, "student": student}
         self._save_plain_hyperparameters(*(n for n, m in modules.items() if isinstance(m, nn.Module)))
         self.student = build_model(student, num_classes, in_channels, **(student_args or {}))
         self.temperature = temperature
         self.soft_weight = soft_weight
         self.hard_weight = hard_weight
-        self.nonfinite = nonfinite
+        self.finite_rows = FiniteRows(nonfinite)
+        self.allow_other_teacher = allow_other_teacher
         self.teacher = FrozenTeacher(
-            teacher, num_classes, in_channels, image_size, teacher_checkpoint, teacher_args or {}
+            teacher,
+            num_classes,
+            in_channels,
+            image_size,
+            teacher_checkpoint,
+            teacher_args or {},
+            teacher_precision,
+            compile_args,
         )
         self._supervision_hooks: OrderedDict[int, SupervisionHook] = OrderedDict()
-        self._nonfinite_rows: Tensor | None = None
+        self._pay = _pay
 
     @property
     def network(self) -> nn.Module:
@@ -116,8 +138,12 @@ class DistillationModule(ClassifierBase):
 
     def setup(self, stage: str) -> None:
         """Build the teacher when fitting starts."""
-        if stage == "fit":
-            self.teacher.prepare(self.class_names())
+        super().setup(stage)
+        if stage != "fit":
+            return
+        self.teacher.prepare(self.class_names(), self.image_input())
+        if self.compile_args is not None:
+            self._pay = torch.compile(_pay, **self.compile_args)
 
     def register_supervision_hook(self, hook: SupervisionHook) -> RemovableHandle:
         """Let ``hook`` change what the student is taught, on every training batch.
@@ -144,7 +170,7 @@ class DistillationModule(ClassifierBase):
         teacher_logits = self.teacher(batch.images)
         with torch.no_grad(), torch.autocast(teacher_logits.device.type, enabled=False):
             finite = torch.isfinite(teacher_logits).all(1)
-            self._note_nonfinite(finite)
+            self.finite_rows.note(finite)
             teacher_logits = torch.where(finite[:, None], teacher_logits, 0)
             supervision = Supervision(
                 batch.images,
@@ -162,40 +188,40 @@ class DistillationModule(ClassifierBase):
 
     def training_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """One batch: supervise, look, pay."""
+        batch = as_mixed_batch(batch, self.num_classes)
         supervision = self.supervise(batch)
         student_logits = self(supervision.images)
         parts = self.loss_parts(student_logits, supervision)
         loss = torch.stack(list(parts.values())).sum()
+        check_loss(self, loss, batch, supervision)
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()})
         return loss
 
     def loss_parts(self, student_logits: Tensor, supervision: Supervision) -> dict[str, Tensor]:
         """The named parts whose sum is the loss; each the mean over rows, weights included."""
-        kd = distillation_loss(student_logits, supervision.soft_labels, supervision.temperature)
-        hard = mixed_cross_entropy(student_logits, supervision.label_mix)
-        return {
-            "kd_loss": (supervision.soft_weight * kd).mean(),
-            "hard_loss": (supervision.hard_weight * hard).mean(),
-        }
+        kd_loss, hard_loss = self._pay(student_logits, supervision)
+        return {"kd_loss": kd_loss, "hard_loss": hard_loss}
 
     def on_train_start(self) -> None:
         """Report how good the teacher is on the validation images."""
         loaders = self.trainer.val_dataloaders
         if not loaders:
             return
-        accuracy, nll = deepcopy(self.val_acc), MeanMetric().to(self.device)
+        accuracy, nll = deepcopy(self.val_acc), deepcopy(self.val_nll)
         accuracy.reset()
+        nll.reset()
         # The data module decides by the stage whether it mixes.
         self.trainer.validating = True
         loaders = loaders if isinstance(loaders, list) else [loaders]
         for loader, batches in zip(loaders, self.trainer.num_val_batches, strict=True):
-            for fetched in islice(loader, None if batches == float("inf") else int(batches)):
-                batch = self.trainer.strategy.batch_to_device(fetched)
-                logits = self.teacher(batch.images)
-                accuracy.update(logits, batch.label_mix.labels[:, 0])
-                nll.update(mixed_cross_entropy(logits, batch.label_mix))
+            for number, fetched in enumerate(islice(loader, None if batches == float("inf") else int(batches))):
+                batch = as_mixed_batch(self.trainer.strategy.batch_to_device(fetched), self.num_classes)
+                rows = rows_that_count(loader, number, len(batch.images))
+                update(accuracy, nll, self.teacher(batch.images), batch, rows)
         self.trainer.training = True
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams({"teacher_fingerprint": self.teacher.fingerprint})
         values = {"teacher/val_acc": float(accuracy.compute()), "teacher/val_nll": float(nll.compute())}
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.trainer.global_step)
@@ -207,27 +233,22 @@ class DistillationModule(ClassifierBase):
         """Look, where it costs no stall, whether the teacher's logits were finite."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (batch_idx + 1) % every == 0 or self.trainer.is_last_batch:
-            self._check_nonfinite()
+            self.finite_rows.check()
 
-    def _note_nonfinite(self, finite: Tensor) -> None:
-        counts = torch.stack(((~finite).sum(), torch.ones_like(finite).sum()))
-        self._nonfinite_rows = counts if self._nonfinite_rows is None else self._nonfinite_rows + counts
-        if finite.device.type == "cpu":
-            self._check_nonfinite()
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write which teacher this student has, not the teacher."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["teacher_fingerprint"] = self.teacher.fingerprint
 
-    def _check_nonfinite(self) -> None:
-        """Raise or report the rows counted since the last look; waits for the device."""
-        if self._nonfinite_rows is None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with another teacher."""
+        before, now = checkpoint.get("teacher_fingerprint"), self.teacher.fingerprint
+        if before is None or now is None or before == now or self.allow_other_teacher:
             return
-        wrong, rows = self._nonfinite_rows.tolist()
-        self._nonfinite_rows = None
-        if wrong and self.nonfinite == "raise":
-            raise InputError(
-                f"teacher: expected finite logits, got NaN or infinity in {wrong} of {rows} rows; nonfinite: skip "
-                "leaves such rows out"
-            )
-        if wrong:
-            rank_zero_warn(f"teacher: {wrong} of {rows} rows left out, their logits are NaN or infinite")
+        raise InputError(
+            f"teacher: expected the weights that this run was started with, {before[:12]}, got {now[:12]}; "
+            "allow_other_teacher: true goes on with them"
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:
         self.teacher.move(fn)
@@ -237,3 +258,10 @@ class DistillationModule(ClassifierBase):
     def __getstate__(self) -> dict[str, Any]:
         """Copies of the module start without hooks: those belong to callbacks of the original's run."""
         return {**super().__getstate__(), "_supervision_hooks": OrderedDict()}
+
+
+def _pay(student_logits: Tensor, supervision: Supervision) -> tuple[Tensor, Tensor]:
+    """The soft and the hard part of the loss; a function of tensors alone, so that it compiles to one graph."""
+    kd = distillation_loss(student_logits, supervision.soft_labels, supervision.temperature)
+    hard = mixed_cross_entropy(student_logits, supervision.label_mix)
+    return (supervision.soft_weight * kd).mean(), (supervision.hard_weight * hard).mean()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, cast
 
 import timm
 import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ida_lightning.errors import InputError
-from ida_lightning.models import build_model, load_weights, put_weights
+from ida_lightning.models import ImageInput, build_model, fingerprint, load_weights, pretrained_input, put_weights
+
+Precision = Literal["32", "bf16", "16"]
 
 
 class FrozenTeacher:
@@ -26,6 +30,12 @@ class FrozenTeacher:
         image_size: pixels of the images it will see.
         checkpoint: its weights; None if ``teacher`` has them already.
         args: further arguments of :func:`ida_lightning.models.build_model`.
+        precision: ``"32"``, ``"bf16"`` or ``"16"`` for its forward pass; None is that of the Trainer.
+        compile_args: of ``torch.compile``; None for eager.
+
+    Attributes:
+        network: the teacher, once prepared.
+        fingerprint: of its weights, once prepared; see :func:`ida_lightning.models.fingerprint`.
     """
 
     def __init__(
@@ -36,19 +46,27 @@ class FrozenTeacher:
         image_size: int,
         checkpoint: str | None,
         args: dict[str, Any],
+        precision: Precision | None = None,
+        compile_args: dict[str, Any] | None = None,
     ) -> None:
         self.source = teacher
         self.num_classes = num_classes
         self.input_shape = (in_channels, image_size, image_size)
         self.checkpoint = checkpoint
         self.args = args
+        self.precision = precision
+        self.compile_args = compile_args
         self.network: nn.Module | None = None
+        self.fingerprint: str | None = None
+        self._adapt: tuple[Tensor, Tensor, int] | None = None  # factor, shift, size
 
-    def prepare(self, class_names: list[str] | None) -> None:
+    def prepare(self, class_names: list[str] | None, image_input: ImageInput | None = None) -> None:
         """Build it, load its weights, freeze it, and try it on a blank image.
 
         Args:
             class_names: what the student's outputs stand for, if known; compared with what the weight file says.
+            image_input: what images the student gets, if known. If the teacher was trained on others (its weight
+                file or timm says so), its own are made of them, after mixing: the two see the same picture.
 
         Raises:
             InputError: for a named network without weights, weights that are missing, damaged or do not fit, and
@@ -57,12 +75,20 @@ class FrozenTeacher:
         if isinstance(self.source, str) and self.checkpoint is None:
             self._check_pretrained(self.source)
         network = build_model(self.source, self.num_classes, self.input_shape[0], **self.args)
+        trained_on = pretrained_input(network) if self.args.get("pretrained") else None
         if self.checkpoint is not None:
             weights = load_weights(self.checkpoint, "teacher_checkpoint")
             _check_classes(weights.class_names, class_names)
             put_weights(network, weights, self.checkpoint, "teacher_checkpoint")
+            trained_on = weights.image_input
         self.network = network.requires_grad_(False).eval()
+        self.fingerprint = fingerprint(network)
+        self._adapt = _adaptation(trained_on, image_input)
+        if self._adapt is not None:
+            rank_zero_info(f"teacher: gets images of its own kind, {trained_on}, the student {image_input}")
         self._try()
+        if self.compile_args is not None:
+            network.compile(**self.compile_args)  # in place: names in the state dict stay
 
     def _check_pretrained(self, name: str) -> None:
         if not self.args.get("pretrained"):
@@ -79,7 +105,7 @@ class FrozenTeacher:
             )
 
     def _try(self) -> None:
-        like = next((tensor for tensor in self.network.parameters()), torch.zeros(1))  # type: ignore[union-attr]
+        like = next(self.network.parameters(), torch.zeros(1))  # type: ignore[union-attr]
         try:
             shape = tuple(self(like.new_zeros(1, *self.input_shape)).shape)
         except (RuntimeError, AssertionError) as error:
@@ -94,8 +120,18 @@ class FrozenTeacher:
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Apply what ``nn.Module.to`` and its like apply to every tensor."""
-        if self.network is not None:
-            self.network._apply(fn)  # type: ignore[no-untyped-call]
+        if self.network is None:
+            return
+
+        def moved(tensor: Tensor) -> Tensor:
+            if self.precision is None:
+                return fn(tensor)
+            return tensor.to(fn(tensor.new_empty(0)).device)  # its own precision stays
+
+        self.network._apply(moved)  # type: ignore[no-untyped-call]
+        if self._adapt is not None:
+            factor, shift, size = self._adapt
+            self._adapt = moved(factor), moved(shift), size
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` in float32 or better, without a graph.
@@ -107,12 +143,46 @@ class FrozenTeacher:
             state = "not built yet" if self.network is None else "in train mode"
             raise InputError(f"teacher: expected a network in eval mode, it is {state}")
         with torch.no_grad():
-            logits: Tensor = self.network(images)
+            if self._adapt is not None:
+                factor, shift, size = self._adapt
+                images = torch.addcmul(shift.to(images.dtype), images, factor.to(images.dtype))
+                if images.shape[-1] != size:
+                    images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+            logits = self._forward(images)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _forward(self, images: Tensor) -> Tensor:
+        network = cast(nn.Module, self.network)
+        if self.precision is None:
+            return cast(Tensor, network(images))
+        dtype = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[self.precision]
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            return cast(Tensor, network(images.float()))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         """Itself: nobody who copies the student wants a second teacher."""
         return self
+
+
+def _adaptation(trained_on: ImageInput | None, given: ImageInput | None) -> tuple[Tensor, Tensor, int] | None:
+    """What turns the student's images into the teacher's: ``factor * images + shift``, and a size."""
+    if trained_on is None or trained_on == given:
+        return None
+    if given is None:
+        rank_zero_warn(
+            f"teacher: was trained on images with {trained_on}; the data module does not say (mean, std, image_size) "
+            "what it gives, so the teacher gets the same as the student"
+        )
+        return None
+    if len(trained_on.mean) != len(given.mean):
+        raise InputError(
+            f"teacher: expected images of {len(trained_on.mean)} channels, as it was trained on, the data module "
+            f"gives {len(given.mean)}"
+        )
+    (old_mean, old_std), (new_mean, new_std) = (
+        (torch.tensor(each.mean)[:, None, None], torch.tensor(each.std)[:, None, None]) for each in (given, trained_on)
+    )
+    return old_std / new_std, (old_mean - new_mean) / new_std, trained_on.size
 
 
 def _check_classes(theirs: list[str] | None, ours: list[str] | None) -> None:
