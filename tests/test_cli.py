@@ -212,3 +212,43 @@ def test_two_processes_train_through_the_console():
     assert metrics_of(1)["train/violation_rate_corrected"] == [0.0]
     assert Path("outputs/digits/ida_cutmix.safetensors").is_file()
     assert len(list(Path("outputs/lightning_logs").iterdir())) == 2, "only one process logs"
+
+
+RECIPE = """
+trainer:
+  max_epochs: 3
+  limit_train_batches: 4
+  accumulate_grad_batches: 2
+  gradient_clip_val: 1.0
+  callbacks:
+    - {class_path: EMAWeightAveraging, init_args: {decay: 0.9}}
+    - {class_path: EarlyStopping, init_args: {monitor: student/val_nll, patience: 1, min_delta: 100.0}}
+    - {class_path: LearningRateMonitor, init_args: {logging_interval: step}}
+    - {class_path: IsotonicSoftLabelCallback, init_args: {space: probabilities}}
+model:
+  class_path: DistillationModule
+  init_args:
+    lr_reference_batch: 64
+    teacher_precision: bf16
+    compile_args: {backend: aot_eager}
+    optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1, momentum: 0.9}}
+    lr_scheduler: {class_path: torch.optim.lr_scheduler.MultiStepLR, init_args: {milestones: [1, 2], gamma: 0.2}}
+data:
+  class_path: DigitsDataModule
+  init_args:
+    augmentation: {crop_padding: 2, randaugment: 1}
+    mixing: {kind: mosaic, distinct: true}
+"""
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo looks at it
+def test_a_whole_recipe_from_yaml_alone():
+    fit("digits/teacher")
+    Path("recipe.yaml").write_text(RECIPE)
+    main(["fit", "--config", str(CONFIGS / "digits" / "ida_cutmix.yaml"), "--config", "recipe.yaml", *SHORT[2:]])
+    logged = metrics_of(1)
+    assert len(logged["student/val_acc"]) == 2, "the second validation was no better by 100, so the third never came"
+    # 64 rows, two batches a step: twice the rate; a fifth of it from the first milestone on.
+    rates = logged["lr-SGD"]
+    assert rates == pytest.approx([0.2] * (len(rates) // 2) + [0.04] * (len(rates) // 2))
+    assert logged["train/violation_rate_corrected"] == [0.0, 0.0]

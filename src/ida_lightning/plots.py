@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ida_lightning.label_mix import LabelMix
 
 _HARD, _TEACHER, _CORRECTED = "#c8c8c8", "#d1495b", "#00798c"
+_LINE, _NAME, _PARTS = 34, 18, 4  # letters of a title's line and of a class name, classes that a title counts up
 
 
 def plot_corrections(
@@ -20,6 +22,7 @@ def plot_corrections(
     corrected: Tensor,
     class_names: Sequence[str],
     title: str,
+    others: int | None = None,
 ) -> Figure:
     """Show mixed images above their hard label, the teacher's soft label and the corrected one.
 
@@ -30,6 +33,8 @@ def plot_corrections(
         corrected: after correction, ``(rows, classes)``.
         class_names: one for every class.
         title: above the picture.
+        others: where classes are many, show those of the image, heaviest first, and this many others that have most
+            of the two soft labels; None shows all in their order.
 
     Returns:
         The figure; the caller saves it.
@@ -42,23 +47,48 @@ def plot_corrections(
     figure = Figure(figsize=(2.9 * rows, 4.9), layout="constrained")
     figure.suptitle(title, fontsize=12)
     axes = figure.subplots(2, rows, squeeze=False, height_ratios=(1.0, 1.15))
-    place = np.arange(classes)
+    most = torch.maximum(soft_labels, corrected)
+    top = 1.05 * max(float(most.max()), float(hard.max()))
     for row in range(rows):
         picture, bars = axes[:, row]
         picture.imshow(images[row].permute(1, 2, 0).numpy().squeeze(), cmap="gray", vmin=0, vmax=1)
         picture.axis("off")
-        mixed = zip(order.weights[row], order.labels[row], order.present[row], strict=True)
-        parts = [f"{weight:.2f} × “{class_names[label]}”" for weight, label, present in mixed if present]
-        picture.set_title(" + ".join(parts), fontsize=11)
-        bars.bar(place, hard[row].numpy(), 0.92, color=_HARD, label="hard label")
-        bars.bar(place - 0.21, soft_labels[row].numpy(), 0.4, color=_TEACHER, label="teacher's soft label")
-        bars.bar(place + 0.21, corrected[row].numpy(), 0.4, color=_CORRECTED, label="corrected soft label")
-        bars.set_xticks(place, class_names)
-        bars.set_ylim(0, 1.05 * max(float(soft_labels.max()), float(hard.max())))
+        own = order.labels[row][order.present[row]].tolist()
+        parts = [f"{hard[row, label]:.2f} × “{class_names[label]}”" for label in own]
+        picture.set_title(_one_title(parts), fontsize=11)
+        shown = list(range(classes)) if others is None else _with_others(own, most[row], others)
+        place = np.arange(len(shown))
+        bars.bar(place, hard[row, shown].numpy(), 0.92, color=_HARD, label="hard label")
+        bars.bar(place - 0.21, soft_labels[row, shown].numpy(), 0.4, color=_TEACHER, label="teacher's soft label")
+        bars.bar(place + 0.21, corrected[row, shown].numpy(), 0.4, color=_CORRECTED, label="corrected soft label")
+        names = [class_names[label] for label in shown]
+        if others is None:
+            bars.set_xticks(place, names)
+        else:
+            bars.set_xticks(place, [_shortened(name) for name in names], rotation=40, ha="right")
+        bars.set_ylim(0, top)
         bars.spines[["top", "right"]].set_visible(False)
         bars.tick_params(labelsize=9)
         if row > 0:
             bars.set_yticklabels([])
-    handles, names = axes[1, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+    handles, legend = axes[1, 0].get_legend_handles_labels()
+    figure.legend(handles, legend, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
     return figure
+
+
+def _with_others(own: list[int], values: Tensor, others: int) -> list[int]:
+    """The classes ``own`` and those ``others`` that have the largest values."""
+    ranked: list[int] = values.argsort(descending=True, stable=True).tolist()
+    return own + [label for label in ranked if label not in own][:others]
+
+
+def _one_title(parts: list[str]) -> str:
+    """A sum, on one line if it fits."""
+    if len(parts) > _PARTS:
+        parts = [*parts[:_PARTS], "…"]
+    line = " + ".join(parts)
+    return line if len(line) <= _LINE else "\n+ ".join(parts)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"

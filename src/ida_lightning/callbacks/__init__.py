@@ -1,7 +1,9 @@
-"""Callbacks: one file per system that changes what the student is taught, and the files a run leaves."""
+"""Callbacks: one file per system that changes what the student is taught, and what a run shows and leaves."""
 
 from ida_lightning.callbacks.export import ExportCallback
 from ida_lightning.callbacks.isotonic import IsotonicSoftLabelCallback
+from ida_lightning.callbacks.panel import PanelCallback
 from ida_lightning.callbacks.predictions import PredictionsCallback
+from ida_lightning.callbacks.speed import SpeedCallback
 
-__all__ = ["ExportCallback", "IsotonicSoftLabelCallback", "PredictionsCallback"]
+__all__ = ["ExportCallback", "IsotonicSoftLabelCallback", "PanelCallback", "PredictionsCallback", "SpeedCallback"]
