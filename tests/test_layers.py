@@ -14,6 +14,7 @@ LAYERS = [
     {"isotonic", "mixing", "losses", "supervision"},
     {"metrics", "models", "plots", "adapters"},
     {"data", "callbacks", "modules"},
+    {"audit"},
     {"cli"},
     {"demo", "__main__"},
 ]
@@ -55,7 +56,8 @@ def test_imports_go_downwards_only(file):
 def test_outside_packages_stay_where_they_belong(file):
     own, roots = part_of(file), {name.split(".")[0] for name in imports_of(file)}
     if own in NUMERICS:
-        assert not roots & {"lightning", "torchmetrics", "timm", "torchvision", "matplotlib"}
+        state = {"torchmetrics"} if own == "metrics" else set()  # its classes hold sums for it
+        assert not roots & {"lightning", "torchmetrics", "timm", "torchvision", "matplotlib"} - state
     assert "wandb" not in roots
     if own != "cli":
         assert not any(name.startswith(("lightning.pytorch.cli", "jsonargparse")) for name in imports_of(file))

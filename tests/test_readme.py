@@ -37,7 +37,8 @@ def test_yaml_example_goes_on_top_of_a_shipped_config(capsys):
     assert stop.value.code == 0
     merged = yaml.safe_load(capsys.readouterr().out)
     (callback,) = merged["trainer"]["callbacks"]
-    assert callback["init_args"] == {"solver": "auto", "space": "softened", "strength": 1.0}
+    wanted = {"solver": "auto", "space": "softened", "strength": 1.0}
+    assert wanted.items() <= callback["init_args"].items()
 
 
 def test_files_that_are_named_exist():
@@ -50,3 +51,10 @@ def test_files_that_are_named_exist():
 def test_make_targets_that_are_named_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
+
+
+def test_guarantees_name_tests_that_exist():
+    named = re.findall(r"`(tests/\S+?)::(test_\w+)`", README)
+    assert len(named) >= 10
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"

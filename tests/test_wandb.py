@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import pytest
 import timm
 import torch
@@ -47,7 +48,8 @@ def fit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
         *("-m", "ida_lightning", "fit", "--config", str(CONFIG), "--trainer.logger=WandbLogger"),
         *("--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=10"),
-        *("--trainer.log_every_n_steps=10", "--trainer.enable_progress_bar=false"),
+        *("--trainer.log_every_n_steps=5", "--trainer.enable_progress_bar=false"),
+        *("--trainer.callbacks+=PanelCallback", "--trainer.callbacks.rows=3", "--trainer.callbacks+=SpeedCallback"),
         "--trainer.enable_model_summary=false",
     )
     return folder
@@ -69,10 +71,30 @@ def test_history_holds_every_metric(fit_run: Run) -> None:
 
 
 def test_logged_parts_sum_to_the_logged_loss(fit_run: Run) -> None:
-    (row,) = [row for row in fit_run.history if "train/loss" in row]  # the last of ten steps
-    assert row["train/kd_loss"] > 0
-    assert row["train/hard_loss"] > 0
-    assert row["train/kd_loss"] + row["train/hard_loss"] == pytest.approx(row["train/loss"], rel=1e-6)
+    rows = [row for row in fit_run.history if "train/loss" in row]
+    assert [row["trainer/global_step"] for row in rows] == [4, 9]  # every fifth of ten steps
+    for row in rows:
+        assert row["train/kd_loss"] > 0
+        assert row["train/hard_loss"] > 0
+        assert row["train/kd_loss"] + row["train/hard_loss"] == pytest.approx(row["train/loss"], rel=1e-6)
+
+
+def test_speed_is_logged_with_the_loss_and_what_is_left_is_not(fit_run: Run) -> None:
+    assert [row["images_per_s"] > 0 for row in fit_run.history if "train/loss" in row] == [True, True]
+    assert not any("left" in row for row in fit_run.history)
+
+
+def test_panel_is_an_image_of_the_run(fit_folder: Path, fit_run: Run) -> None:
+    (row,) = [row for row in fit_run.history if any(key.startswith("train/panel") for key in row)]
+    assert row["trainer/global_step"] == 0
+    assert row["train/panel._type"] == "images/separated"
+    (name,) = row["train/panel.filenames"]
+    files = run_file(fit_folder / "outputs" / "wandb").parent / "files"
+    assert [str(path.relative_to(files)) for path in files.rglob("*.png")] == [name]
+    picture = matplotlib.image.imread(files / name)
+    assert picture.shape[:2] == (row["train/panel.height"], row["train/panel.width"])
+    assert picture[..., :3].std() > 0.1
+    assert not list(fit_folder.rglob("panels"))
 
 
 def test_teacher_is_reported_before_the_first_step(fit_run: Run) -> None:
@@ -85,9 +107,14 @@ def test_teacher_is_reported_before_the_first_step(fit_run: Run) -> None:
 def test_config_tells_the_whole_run(fit_run: Run) -> None:
     recorded = yaml.safe_load(fit_run.config["config"])
     shipped = yaml.safe_load(CONFIG.read_text())
-    callbacks = {entry["class_path"].split(".")[-1]: entry["init_args"] for entry in recorded["trainer"]["callbacks"]}
-    assert callbacks.keys() == {entry["class_path"].split(".")[-1] for entry in shipped["trainer"]["callbacks"]}
-    assert callbacks["IsotonicSoftLabelCallback"] == {"solver": "auto", "space": "softened", "strength": 1.0}
+    callbacks = {
+        entry["class_path"].split(".")[-1]: entry.get("init_args") for entry in recorded["trainer"]["callbacks"]
+    }
+    named = {entry["class_path"].split(".")[-1] for entry in shipped["trainer"]["callbacks"]}
+    assert callbacks.keys() == named | {"PanelCallback", "SpeedCallback"}  # the two from the command line
+    assert callbacks["PanelCallback"] == {"every_n_epochs": 5, "rows": 3}
+    isotonic = callbacks["IsotonicSoftLabelCallback"]
+    assert {"solver": "auto", "space": "softened", "strength": 1.0}.items() <= isotonic.items()
     assert recorded["trainer"]["max_epochs"] == 1  # from the command line
     assert shipped["model"]["init_args"].items() <= recorded["model"]["init_args"].items()
     assert recorded["model"]["init_args"]["temperature"] == 4.5  # a default that no file names

@@ -2,8 +2,18 @@
 
 from ida_lightning.callbacks.export import ExportCallback
 from ida_lightning.callbacks.isotonic import IsotonicSoftLabelCallback
+from ida_lightning.callbacks.order_penalty import OrderPenaltyCallback
 from ida_lightning.callbacks.panel import PanelCallback
 from ida_lightning.callbacks.predictions import PredictionsCallback
+from ida_lightning.callbacks.smoothing_control import SmoothingControlCallback
 from ida_lightning.callbacks.speed import SpeedCallback
 
-__all__ = ["ExportCallback", "IsotonicSoftLabelCallback", "PanelCallback", "PredictionsCallback", "SpeedCallback"]
+__all__ = [
+    "ExportCallback",
+    "IsotonicSoftLabelCallback",
+    "OrderPenaltyCallback",
+    "PanelCallback",
+    "PredictionsCallback",
+    "SmoothingControlCallback",
+    "SpeedCallback",
+]

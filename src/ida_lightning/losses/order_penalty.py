@@ -52,10 +52,7 @@ def order_penalty(
     References:
         Cui and Yan, IJCAI 2021, arXiv 2107.01412, KD-p.
     """
-    if form not in get_args(PenaltyForm):
-        raise InputError(f"form: expected one of {', '.join(get_args(PenaltyForm))}, got {form!r}")
-    if not sigma >= 0:
-        raise InputError(f"sigma: expected a number >= 0, got {sigma}")
+    check_penalty(sigma, form)
     label_mix.check_describes(student_logits, "student_logits")
     student_probs = student_logits.softmax(1, dtype=torch.promote_types(student_logits.dtype, torch.float32))
     order = label_mix.order()
@@ -73,3 +70,11 @@ def order_penalty(
     rest = student_probs.scatter(1, order.labels, 0)
     above = [F.relu(rest - own[:, j : j + 1]).sum(1) * (present & (rank == last))[:, j] for j in range(own.shape[1])]
     return sigma * (among + torch.stack(above).sum(0))
+
+
+def check_penalty(sigma: float, form: str) -> None:
+    """Raise :class:`InputError` for an unknown form or a negative sigma."""
+    if form not in get_args(PenaltyForm):
+        raise InputError(f"form: expected one of {', '.join(get_args(PenaltyForm))}, got {form!r}")
+    if not sigma >= 0:
+        raise InputError(f"sigma: expected a number >= 0, got {sigma}")

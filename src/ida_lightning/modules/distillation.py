@@ -23,6 +23,8 @@ from ida_lightning.modules.guards import FiniteRows, check_loss
 from ida_lightning.modules.teacher import FrozenTeacher, Precision
 from ida_lightning.supervision import Supervision, SupervisionHook
 
+LossTerm = Callable[[Tensor, Supervision], Tensor]
+
 
 class DistillationModule(ClassifierBase):
     """Teaches a student with the soft labels of a frozen teacher on (mixed) images.
@@ -129,6 +131,7 @@ class DistillationModule(ClassifierBase):
             compile_args,
         )
         self._supervision_hooks: OrderedDict[int, SupervisionHook] = OrderedDict()
+        self._loss_terms: OrderedDict[int, tuple[str, LossTerm]] = OrderedDict()
         self._pay = _pay
 
     @property
@@ -163,6 +166,25 @@ class DistillationModule(ClassifierBase):
         """
         handle = RemovableHandle(self._supervision_hooks)
         self._supervision_hooks[handle.id] = hook
+        return handle
+
+    def register_loss_term(self, name: str, term: LossTerm) -> RemovableHandle:
+        """Let the student pay for something more, on every training batch.
+
+        Args:
+            name: under which the term is logged, after ``train/``.
+            term: ``(student_logits, supervision) -> (batch,)``, one loss per row; its mean is added to the loss.
+
+        Returns:
+            A handle; ``handle.remove()`` takes the term out again.
+
+        Raises:
+            InputError: if there is a term of that name.
+        """
+        if name in ("loss", "kd_loss", "hard_loss", *(other for other, _ in self._loss_terms.values())):
+            raise InputError(f"name: expected one that no other part of the loss has, got {name!r}")
+        handle = RemovableHandle(self._loss_terms)
+        self._loss_terms[handle.id] = name, term
         return handle
 
     def supervise(self, batch: MixedBatch) -> Supervision:
@@ -201,7 +223,10 @@ class DistillationModule(ClassifierBase):
     def loss_parts(self, student_logits: Tensor, supervision: Supervision) -> dict[str, Tensor]:
         """The named parts whose sum is the loss; each the mean over rows, weights included."""
         kd_loss, hard_loss = self._pay(student_logits, supervision)
-        return {"kd_loss": kd_loss, "hard_loss": hard_loss}
+        parts = {"kd_loss": kd_loss, "hard_loss": hard_loss}
+        for name, term in self._loss_terms.values():
+            parts[name] = term(student_logits, supervision).mean()
+        return parts
 
     def on_train_start(self) -> None:
         """Report how good the teacher is on the validation images."""
@@ -256,8 +281,8 @@ class DistillationModule(ClassifierBase):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies of the module start without hooks: those belong to callbacks of the original's run."""
-        return {**super().__getstate__(), "_supervision_hooks": OrderedDict()}
+        """Copies of the module start without hooks and terms: those belong to callbacks of the original's run."""
+        return {**super().__getstate__(), "_supervision_hooks": OrderedDict(), "_loss_terms": OrderedDict()}
 
 
 def _pay(student_logits: Tensor, supervision: Supervision) -> tuple[Tensor, Tensor]:
