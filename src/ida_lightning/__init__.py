@@ -14,7 +14,16 @@ from ida_lightning.isotonic import (
 )
 from ida_lightning.label_mix import LabelMix, LabelOrder
 from ida_lightning.losses import distillation_loss, mixed_cross_entropy, order_penalty
-from ida_lightning.metrics import moved_mass, violated_rows
+from ida_lightning.metrics import (
+    OrderStatistics,
+    expected_calibration_error,
+    fit_temperature,
+    kl_divergence,
+    moved_mass,
+    order_statistics,
+    prediction_agreement,
+    violated_rows,
+)
 from ida_lightning.mixing import (
     MixedBatch,
     Mixing,
@@ -36,6 +45,7 @@ __all__ = [
     "MixPlan",
     "MixedBatch",
     "Mixing",
+    "OrderStatistics",
     "Supervision",
     "SupervisionHook",
     "as_mixed_batch",
@@ -44,13 +54,18 @@ __all__ = [
     "draw_cutmix",
     "draw_mixup",
     "draw_mosaic",
+    "expected_calibration_error",
+    "fit_temperature",
     "isotonic_regression_tree",
     "isotonic_soft_labels",
     "isotonic_softmax",
+    "kl_divergence",
     "mix_images",
     "mix_labels",
     "mixed_cross_entropy",
     "moved_mass",
     "order_penalty",
+    "order_statistics",
+    "prediction_agreement",
     "violated_rows",
 ]

@@ -1,0 +1,21 @@
+"""How often, and how far, soft labels break the order of their hard label; agreement and calibration.
+
+Here are pure functions of one batch, most of them with one value per row. The metrics that add up batches and
+processes are in ``ida_lightning.metrics.running``; only those load torchmetrics, which loads matplotlib.
+"""
+
+from ida_lightning.metrics.calibration import expected_calibration_error, fit_temperature
+from ida_lightning.metrics.distance import Agreement, kl_divergence, moved_mass, prediction_agreement
+from ida_lightning.metrics.order import OrderStatistics, order_statistics, violated_rows
+
+__all__ = [
+    "Agreement",
+    "OrderStatistics",
+    "expected_calibration_error",
+    "fit_temperature",
+    "kl_divergence",
+    "moved_mass",
+    "order_statistics",
+    "prediction_agreement",
+    "violated_rows",
+]

@@ -1,0 +1,95 @@
+"""How far two distributions over the classes are apart."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ida_lightning.errors import InputError
+
+
+def moved_mass(before: Tensor, after: Tensor) -> Tensor:
+    """Share of every row's probability that a correction moved: total variation ``(batch,)``, from 0 to 1.
+
+    Example:
+        >>> moved_mass(torch.tensor([[0.2, 0.8]]), torch.tensor([[0.5, 0.5]]))
+        tensor([0.3000])
+    """
+    return (after - before).abs().sum(1) / 2
+
+
+def kl_divergence(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
+    """How much a distribution says that its reference does not: ``KL(probs || reference)`` of every row.
+
+    From logarithms, so that a probability too small for its dtype still counts. A class without probability adds 0,
+    also where the reference has none either; one that only the reference rules out makes the row infinite.
+
+    Args:
+        log_probs: ``(batch, classes)``, such as a ``log_softmax``; minus infinity for probability 0.
+        reference_log_probs: the same of the reference.
+
+    Returns:
+        ``(batch,)`` in nats, at least 0 in spite of rounding; float32, or float64 if both are.
+
+    Raises:
+        InputError: if shapes differ; they would broadcast to a wrong result.
+
+    Example:
+        >>> kl_divergence(torch.tensor([[0.5, 0.5, 0.0]]).log(), torch.tensor([[0.25, 0.75, 0.0]]).log())
+        tensor([0.1438])
+    """
+    _check_same_shape(log_probs, reference_log_probs, "reference_log_probs")
+    both_double = log_probs.dtype == reference_log_probs.dtype == torch.float64
+    dtype = torch.float64 if both_double else torch.float32
+    log_probs, reference_log_probs = log_probs.to(dtype), reference_log_probs.to(dtype)
+    probs = log_probs.exp()
+    # Not probs > 0: a NaN must stay one.
+    terms = torch.where(probs == 0, 0, probs * (log_probs - reference_log_probs))
+    return terms.sum(1).clamp_min(0)
+
+
+class Agreement(NamedTuple):
+    """What :func:`prediction_agreement` finds in every row; both ``(batch,)``.
+
+    Attributes:
+        same: bool: student and teacher name the same class.
+        kl: ``KL(teacher || student)`` at temperature 1, in nats.
+    """
+
+    same: Tensor
+    kl: Tensor
+
+
+def prediction_agreement(student_logits: Tensor, teacher_logits: Tensor) -> Agreement:
+    """Whether a student says what its teacher says; a student can be as accurate and still make other mistakes.
+
+    Args:
+        student_logits: ``(batch, classes)``; computed in float32, in float64 if both are.
+        teacher_logits: ``(batch, classes)``.
+
+    Returns:
+        Equal predictions and the divergence from the teacher, per row. Among equal logits the first class is named.
+
+    Raises:
+        InputError: if shapes differ.
+
+    Example:
+        >>> found = prediction_agreement(torch.tensor([[2.0, 1.0]]), torch.tensor([[4.0, 1.0]]))
+        >>> found.same, found.kl
+        (tensor([True]), tensor([0.1698]))
+
+    References:
+        Stanton et al., Does Knowledge Distillation Really Work?, NeurIPS 2021, arXiv 2106.05945.
+    """
+    _check_same_shape(student_logits, teacher_logits, "teacher_logits")
+    same = student_logits.argmax(1) == teacher_logits.argmax(1)
+    student, teacher = (
+        logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        for logits in (student_logits, teacher_logits)
+    )
+    return Agreement(same, kl_divergence(teacher, student))
+
+
+def _check_same_shape(given: Tensor, other: Tensor, name: str) -> None:
+    if given.ndim != 2 or given.shape != other.shape:
+        raise InputError(f"{name}: expected (batch, classes) as {tuple(given.shape)}, got {tuple(other.shape)}")
