@@ -1,0 +1,97 @@
+"""The benchmark of a training step compares like with like. Nothing about speed."""
+
+import csv
+
+import pytest
+import torch
+from benchmarks import step
+
+from ida_lightning.modules import DistillationModule
+
+CPU = torch.device("cpu")
+TINY = ["--quick", "--classes", "10"]
+
+
+@pytest.fixture
+def bench():
+    return step.Bench(step.parse(TINY))
+
+
+def rows_of(folder):
+    with (folder / "step_cpu.csv").open(newline="") as file:
+        reader = csv.DictReader(file)
+        assert reader.fieldnames == step.COLUMNS
+        return list(reader)
+
+
+def test_quick_run_times_every_candidate_and_every_part(tmp_path, capsys):
+    step.main([*TINY, "--out", str(tmp_path)])
+    rows = rows_of(tmp_path)
+    assert [row["name"] for row in rows if row["what"] == "candidate"] == list(step.CANDIDATES)
+    parts = {row["name"]: row for row in rows if row["what"] == "part of kd_i"}
+    assert tuple(parts) == step.PARTS
+    for row in rows:
+        assert all(row[column] for column in step.COLUMNS[:13]), row
+        assert float(row["median_ms"]) > 0, row
+        assert float(row["ratio_to_bare"]) > 0, row
+    assert sum(float(row["share"]) for row in parts.values()) == pytest.approx(1, abs=0.2)  # each a median of its own
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*step.CANDIDATES, *step.PARTS, "budget 1.03", "budget 1.01"))
+
+
+def test_only_some_candidates_within_minutes(tmp_path):
+    step.main([*TINY, "--only", "kd", "--minutes", "1e-9", "--out", str(tmp_path)])
+    assert [(row["name"], row["rounds"]) for row in rows_of(tmp_path)] == [("bare", "1"), ("kd", "1")]
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_bare_and_timm_pay_the_loss_of_the_module(precision):
+    bench = step.Bench(step.parse([*TINY, "--precision", precision]))
+    batch = next(bench.batches(1))
+    teacher, student = bench.networks()
+    module = DistillationModule(teacher, student, 10)
+    module.setup("fit")
+    student.eval()  # each of the three passes would change what BatchNorm remembers
+    with bench.autocast():
+        expected = sum(module.loss_parts(module(batch.images), module.supervise(batch)).values())
+    torch.testing.assert_close(bench.loss(teacher, student, batch), expected)
+    if precision == "32":  # in bfloat16 timm's softmax on a CPU has few digits
+        task = bench.task(teacher, student)
+        student.eval()
+        torch.testing.assert_close(task(batch.images, batch.label_mix.dense(10))["loss"], expected)
+
+
+def test_bare_loop_and_trainer_take_the_same_steps(bench):
+    trained = [bench.candidates[name](step.Clock(CPU, 3)).state_dict() for name in ("bare", "kd")]
+    for name, before in bench.student.state_dict().items():
+        torch.testing.assert_close(trained[0][name], trained[1][name], msg=name)
+        assert before.numel() == 1 or not torch.equal(before, trained[0][name]), name
+
+
+def test_corrections_of_all_kinds_take_the_same_steps(bench):
+    names = ("kd", "kd_measure", "kd_i", "kd_i_python", "kd_i_python_lists", "parts")
+    weights = {name: bench.candidates[name](step.Clock(CPU, 3)).get_parameter("fc.weight") for name in names}
+    torch.testing.assert_close(weights["kd_measure"], weights["kd"], rtol=0, atol=0)
+    assert not torch.equal(weights["kd_i"], weights["kd"])
+    for name in ("kd_i_python", "kd_i_python_lists", "parts"):
+        torch.testing.assert_close(weights[name], weights["kd_i"], msg=name)
+
+
+def test_clock_leaves_out_the_first_steps_and_adds_up_the_parts(monkeypatch):
+    now = iter(range(100))
+    monkeypatch.setattr(step.time, "perf_counter", lambda: next(now))
+    clock = step.Clock(CPU, 2)
+    for _ in range(4):
+        clock.start("[_TrainingEpochLoop].train_dataloader_next")
+        clock.start("run_training_batch")
+        clock.stop("run_training_batch")
+        clock.stop("[_TrainingEpochLoop].train_dataloader_next")
+        with clock.profile("teacher"):
+            pass
+        clock.tick()
+    assert clock.ms() == 5000
+    assert clock.parts() == {"teacher": 1000, "student": 0, "data": 1000, "correction": 0, "rest": 3000}
+
+
+def test_no_block_sees_the_end_of_an_epoch(bench):
+    assert sum(1 for _ in bench.batches(10**6)) > max(50, step.WARMUP + bench.options.steps)
