@@ -124,3 +124,17 @@ def test_weights_that_do_not_fit_change_nothing(tmp_path):
     with pytest.raises(InputError, match="other.pt does not fit the network: 0.weight is missing"):
         put_weights(network, load_weights(tmp_path / "other.pt"), "other.pt")
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_weights_are_found_in_a_checkpoint_of_any_module(tmp_path):
+    network, other = TinyNet(), TinyNet()
+    held = {f"backbone.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": {**held, "criterion.scale": torch.ones(1)}}, tmp_path / "theirs.ckpt")
+    put_weights(other, load_weights(tmp_path / "theirs.ckpt"), tmp_path / "theirs.ckpt")
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+    both = {**held, **{f"ema.{key}": value for key, value in network.state_dict().items()}}
+    torch.save({"state_dict": both}, tmp_path / "both.ckpt")
+    with pytest.raises(InputError, match=r"both.ckpt holds 2 such networks: backbone\., ema\."):
+        put_weights(other, load_weights(tmp_path / "both.ckpt"), tmp_path / "both.ckpt")

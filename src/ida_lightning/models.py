@@ -183,10 +183,21 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: str = "checkpoint") -> None:
     """Load ``weights`` into ``network``, every tensor or none.
 
+    A checkpoint of any LightningModule will do: if exactly one of its attributes holds all of the network's tensors,
+    that one is taken.
+
     Raises:
         InputError: naming the first tensor that is missing, left over or of another shape.
     """
     own = network.state_dict()
+    if weights.tensors.keys() != own.keys():
+        first = next(iter(own), "")
+        prefixes = [key.removesuffix(first) for key in weights.tensors if key.endswith(f".{first}")]
+        holders = [prefix for prefix in prefixes if all(f"{prefix}{key}" in weights.tensors for key in own)]
+        if len(holders) > 1:
+            raise InputError(f"{what}: {path} holds {len(holders)} such networks: {', '.join(sorted(holders))}")
+        if holders:
+            weights = weights._replace(tensors={key: weights.tensors[f"{holders[0]}{key}"] for key in own})
     wrong = [
         f"{key} is {tuple(weights.tensors[key].shape)}, the network has {tuple(own[key].shape)}"
         for key in own

@@ -52,7 +52,18 @@ def corrected_by(callback, logits, mix):
     ones = torch.ones(len(logits))
     supervision = Supervision(logits, mix, ones, logits, (logits / T).softmax(1), ones, ones, T)
     (hook,) = module.hooks.values()
-    return hook(supervision).soft_labels, module.logged
+    after = hook(supervision).soft_labels
+    callback.on_train_epoch_end(OneProcess, module)
+    return after, module.logged
+
+
+class OneProcess:
+    """Stands for a Trainer where there is nothing to sum up."""
+
+    class strategy:
+        @staticmethod
+        def reduce(sums, reduce_op):
+            return sums
 
 
 def test_softened_space_corrects_the_soft_label_itself():

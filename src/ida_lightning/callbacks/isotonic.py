@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from ida_lightning.callbacks.row_means import RowMeans
 from ida_lightning.errors import InputError
 from ida_lightning.isotonic import Solver, Space, correct_soft_labels
 from ida_lightning.label_mix import LabelMix
@@ -102,6 +103,7 @@ class IsotonicSoftLabelCallback(L.Callback):
         self.student_softmax = student_softmax
         self.same_class = same_class
         self._handles: list[RemovableHandle] = []
+        self._means = RowMeans()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Join the module's supervision."""
@@ -116,10 +118,7 @@ class IsotonicSoftLabelCallback(L.Callback):
                 f"DistillationModule, got {type(pl_module).__name__}"
             )
 
-        def hook(supervision: Supervision) -> Supervision:
-            return self._correct(pl_module, supervision)
-
-        self._handles.append(register(hook))
+        self._handles.append(register(self._correct))
         if self.student_softmax == "twice":
             self._handles.append(pl_module.register_loss_term("corrected_loss", self._twice))  # type: ignore[operator]
 
@@ -128,7 +127,21 @@ class IsotonicSoftLabelCallback(L.Callback):
         while self._handles:
             self._handles.pop().remove()
 
-    def _correct(self, module: L.LightningModule, supervision: Supervision) -> Supervision:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the means over the epoch's rows."""
+        means = {f"train/{name}": value for name, value in self._means.take(trainer).items()}
+        pl_module.log_dict(means, sync_dist=True)  # equal everywhere already; Lightning wants to hear it
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums of an epoch that is not over."""
+        checkpoint[f"{type(self).__name__}_means"] = self._means.state(trainer)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with them."""
+        if state := checkpoint.get(f"{type(self).__name__}_means"):
+            self._means.restore(state, trainer, trainer.strategy.root_device)
+
+    def _correct(self, supervision: Supervision) -> Supervision:
         before, mix, soft_weight = supervision.soft_labels, supervision.label_mix, supervision.soft_weight
         violated = violated_rows(before, mix)
         after = before
@@ -143,13 +156,17 @@ class IsotonicSoftLabelCallback(L.Callback):
                 after = torch.lerp(before, after, self.strength)
             if self.same_class == "one":  # rows in order stay as they are, bit for bit
                 after = torch.where(violated[:, None], after, before)
-        values = {
-            "train/violation_rate": violated.float().mean(),
-            "train/violation_rate_corrected": violated_rows(after, mix).float().mean(),
-            "train/moved_mass": moved_mass(before, after).mean(),
-        }
-        module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(before))
+        self._measure(
+            {
+                "violation_rate": violated,
+                "violation_rate_corrected": violated_rows(after, mix),
+                "moved_mass": moved_mass(before, after),
+            }
+        )
         return supervision._replace(soft_labels=after, soft_weight=soft_weight)
+
+    def _measure(self, rows: dict[str, Tensor]) -> None:
+        self._means.add(rows)
 
     def _corrected(self, supervision: Supervision) -> Tensor:
         mix, temperature = self._order(supervision), supervision.temperature

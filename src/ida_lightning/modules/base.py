@@ -28,6 +28,8 @@ from ida_lightning.label_mix import LabelMix
 from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import ImageInput
+from ida_lightning.modules.guards import check_loss
+from ida_lightning.supervision import Supervision
 
 # LightningCLI has the same two, but importing it needs jsonargparse, which training from Python does not.
 OptimizerCallable = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -60,6 +62,7 @@ class ClassifierBase(L.LightningModule):
         self.num_classes = num_classes
         self.lr_reference_batch = lr_reference_batch
         self.compile_args = compile_args
+        self._watched: tuple[Tensor, MixedBatch, Supervision | None] | None = None
         self._make_optimizer = optimizer
         self._make_scheduler = lr_scheduler
         self.val_acc = MulticlassAccuracy(num_classes, average="micro")
@@ -132,7 +135,30 @@ class ClassifierBase(L.LightningModule):
         """Seed the step, so that dropout too depends on (seed, epoch, batch, process) alone, resumed or not."""
         place = (self.trainer.fit_loop.epoch_progress.current.processed, batch_idx, self.trainer.global_rank)  # type: ignore[attr-defined]
         words = np.random.SeedSequence((int(os.environ.get("PL_GLOBAL_SEED", 0)), *place)).generate_state(1, np.uint64)
-        torch.manual_seed(int(words[0]))
+        if self.device.type == "cpu":  # torch.manual_seed would look for every kind of accelerator, each time
+            torch.default_generator.manual_seed(int(words[0]))
+        else:
+            torch.manual_seed(int(words[0]))
+
+    def watch(self, loss: Tensor, batch: MixedBatch, supervision: Supervision | None = None) -> None:
+        """Have the loss of this step looked at once backward is on its way, so that an accelerator does not idle."""
+        self._watched = loss.detach(), batch, supervision
+
+    def on_after_backward(self) -> None:
+        """Stop before the update if the loss is no number."""
+        if self._watched is not None:
+            watched, self._watched = self._watched, None
+            check_loss(self, *watched)
+
+    def shows_loss(self) -> bool:
+        """Whether anybody looks at this step's loss: logging it costs about half a millisecond a value.
+
+        The last one of an epoch is there for callbacks that monitor it.
+        """
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        logged = bool(every) and (self.trainer.global_step + 1) % every == 0
+        bar = self.trainer.progress_bar_callback
+        return logged or self.trainer.is_last_batch or (bar is not None and getattr(bar, "is_enabled", True))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser of the trained network; by default warm-up and cosine to zero over the whole run."""

@@ -12,7 +12,6 @@ from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import build_model
 from ida_lightning.modules.base import ClassifierBase, LRSchedulerCallable, OptimizerCallable
-from ida_lightning.modules.guards import check_loss
 
 
 class ClassificationModule(ClassifierBase):
@@ -70,6 +69,7 @@ class ClassificationModule(ClassifierBase):
         """Cross-entropy with the hard labels, mixed or not."""
         batch = as_mixed_batch(batch, self.num_classes)
         loss = mixed_cross_entropy(self(batch.images), batch.label_mix).mean()
-        check_loss(self, loss, batch)
-        self.log("train/loss", loss, prog_bar=True)
+        self.watch(loss, batch)
+        if self.shows_loss():
+            self.log("train/loss", loss, prog_bar=True)
         return loss

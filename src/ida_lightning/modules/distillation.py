@@ -19,7 +19,7 @@ from ida_lightning.losses import distillation_loss, mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import build_model
 from ida_lightning.modules.base import ClassifierBase, LRSchedulerCallable, OptimizerCallable, rows_that_count, update
-from ida_lightning.modules.guards import FiniteRows, check_loss
+from ida_lightning.modules.guards import FiniteRows
 from ida_lightning.modules.teacher import FrozenTeacher, Precision
 from ida_lightning.supervision import Supervision, SupervisionHook
 
@@ -215,9 +215,10 @@ class DistillationModule(ClassifierBase):
         student_logits = self(supervision.images)
         parts = self.loss_parts(student_logits, supervision)
         loss = torch.stack(list(parts.values())).sum()
-        check_loss(self, loss, batch, supervision)
-        self.log("train/loss", loss, prog_bar=True)
-        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()})
+        self.watch(loss, batch, supervision)
+        if self.shows_loss():
+            self.log("train/loss", loss, prog_bar=True)
+            self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()})
         return loss
 
     def loss_parts(self, student_logits: Tensor, supervision: Supervision) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ class FiniteRows:
 def check_loss(module: Any, loss: Tensor, batch: MixedBatch, supervision: Supervision | None = None) -> None:
     """Stop a run whose loss is NaN or infinite before it reaches the weights, and keep what reproduces it.
 
-    Reads one number from the device, as the progress bar does for every step anyway.
+    Waits for the device to have computed the loss.
 
     Args:
         module: a module of this package in training.
@@ -70,7 +70,7 @@ def check_loss(module: Any, loss: Tensor, batch: MixedBatch, supervision: Superv
         InputError: naming step, epoch, batch, the rows' numbers in the data set and the file with the dump:
             ``network`` (the weights before the step), ``batch`` and ``supervision`` as dicts of tensors.
     """
-    if module.trainer.sanity_checking or bool(torch.isfinite(loss)):
+    if bool(torch.isfinite(loss)):
         return
     trainer: L.Trainer = module.trainer
     batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready

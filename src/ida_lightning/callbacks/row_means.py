@@ -1,0 +1,57 @@
+"""Means over the training rows of an epoch, for little more than an addition per step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+
+class RowMeans:
+    """Sums of per-row values on their device, from which an epoch's means are made once, over all processes.
+
+    ``LightningModule.log`` with ``on_epoch`` does the same, but costs about half a millisecond per value and step.
+    The sums travel in checkpoints, so that an epoch that was interrupted has the means of one that was not.
+    """
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._sums: Tensor | None = None  # of every value, and the number of rows
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add the rows of one batch: by name, numbers or booleans ``(batch,)``. Nothing waits for the device."""
+        rows = [value.float() for value in values.values()]
+        rows.append(torch.ones_like(rows[0]))
+        stacked = torch.stack(rows)
+        # Exact for counts, and to the last digit of what is logged for the rest; MPS has no float64.
+        sums = stacked.sum(1, dtype=torch.float32 if stacked.device.type == "mps" else torch.float64)
+        self._names = tuple(values)
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def total(self, trainer: L.Trainer) -> list[float]:
+        """The sums over all processes; empty if there are none. Every process must call it."""
+        if self._sums is None:
+            return []
+        summed: Tensor = trainer.strategy.reduce(self._sums.clone(), reduce_op="sum")
+        return summed.tolist()
+
+    def take(self, trainer: L.Trainer) -> dict[str, float]:
+        """The means, by name, and begin anew."""
+        *sums, rows = self.total(trainer) or [0.0]
+        self._sums = None
+        return {name: value / rows for name, value in zip(self._names, sums, strict=False) if rows}
+
+    def state(self, trainer: L.Trainer) -> dict[str, Any]:
+        """What a checkpoint keeps; every process must call it."""
+        return {"names": self._names, "sums": self.total(trainer)}
+
+    def restore(self, state: Mapping[str, Any], trainer: L.Trainer, device: torch.device) -> None:
+        """Go on from a state; the sums of all processes go on in the first."""
+        self._names = tuple(state["names"])
+        self._sums = None
+        if state["sums"]:
+            kind = torch.float32 if device.type == "mps" else torch.float64
+            self._sums = torch.tensor(state["sums"], dtype=kind, device=device) * trainer.is_global_zero
