@@ -1,15 +1,25 @@
 """Two real processes."""
 
+import csv
 import json
+import sys
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
 
-from ida_lightning import Mixing
-from ida_lightning.callbacks import IsotonicSoftLabelCallback, PredictionsCallback
-from ida_lightning.modules import DistillationModule
+from ida_lightning import InputError, Mixing
+from ida_lightning.callbacks import ExportCallback, IsotonicSoftLabelCallback, PredictionsCallback
+from ida_lightning.data.loading import EpochSampler
+from ida_lightning.metrics import violated_rows
+from ida_lightning.modules import ClassificationModule, DistillationModule
+from ida_lightning.modules.base import rows_that_count
 from tests.conftest import BlobsDataModule, TinyNet, trainer
 
 pytestmark = [
@@ -25,38 +35,43 @@ class Report(Callback):
 
     def __init__(self, folder):
         self.folder = folder
-        self.seen = {"weights": [], "index": []}
+        self.seen = {"weights": [], "index": [], "loss": []}
 
     def on_train_start(self, trainer, pl_module):
         self.seen["wrapped"] = type(trainer.model).__name__
+        self.seen["find_unused"] = getattr(trainer.model, "find_unused_parameters", None)
         self.seen["synchronised"] = [name for name, _ in trainer.model.named_parameters()]
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.seen["weights"].append(batch.label_mix.weights.flatten().tolist())
         self.seen["index"].append(batch.index.tolist())
+        self.seen["loss"].append(float(trainer.callback_metrics["train/loss"]))
 
     def on_fit_end(self, trainer, pl_module):
+        self.seen["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
         for name, network in (("student", pl_module.student), ("teacher", pl_module.teacher.network)):
             self.seen[name] = [float(tensor.double().sum()) for tensor in network.state_dict().values()]
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(self.seen))
 
 
-def fit(tmp_path, teacher, name, **options):
+def fit(tmp_path, name, teacher, student=None, data=None, callbacks=(), **options):
     folder = tmp_path / name
     folder.mkdir()
     torch.manual_seed(1)
-    module = DistillationModule(teacher, TinyNet(), 4, 1, 8)
-    data = BlobsDataModule(batch_size=8, mixing=Mixing("cutmix"))
-    run = trainer(tmp_path, max_epochs=2, callbacks=[Report(folder), IsotonicSoftLabelCallback()], **options)
+    module = DistillationModule(teacher, student or TinyNet(), 4, 1, 8)
+    data = data or BlobsDataModule(batch_size=8, mixing=Mixing("cutmix"))
+    callbacks = [Report(folder), IsotonicSoftLabelCallback(), *callbacks]
+    run = trainer(tmp_path, max_epochs=2, callbacks=callbacks, **options)
     run.fit(module, data)
-    return run, [json.loads(file.read_text()) for file in sorted(folder.iterdir())]
+    return run, [json.loads(file.read_text()) for file in sorted(folder.glob("rank*.json"))]
 
 
 def test_students_agree_teachers_stay_and_draws_differ(tmp_path):
     teacher = TinyNet()
     before = [float(tensor.double().sum()) for tensor in teacher.state_dict().values()]
-    run, (first, second) = fit(tmp_path, teacher, "two", devices=2, strategy="ddp_fork")
+    run, (first, second) = fit(tmp_path, "two", teacher, devices=2, strategy="ddp_fork")
     assert first["wrapped"] == "DistributedDataParallel"
+    assert first["find_unused"] is False, "every parameter of the student has a gradient in every step"
     assert all(name.startswith("module.student.") for name in first["synchronised"])
     # Buffers of the student are its own on every process until the next forward; parameters are equal.
     is_parameter = [name in dict(TinyNet().named_parameters()) for name in TinyNet().state_dict()]
@@ -72,21 +87,217 @@ def test_students_agree_teachers_stay_and_draws_differ(tmp_path):
     )
     assert run.callback_metrics["train/violation_rate_corrected"] == 0
 
-    _, again = fit(tmp_path, TinyNet(), "again", devices=2, strategy="ddp_fork")
+    _, again = fit(tmp_path, "again", TinyNet(), devices=2, strategy="ddp_fork")
     assert [seen["weights"] for seen in again] == [first["weights"], second["weights"]]
 
 
-def test_evaluation_and_predictions_equal_one_process(tmp_path):
+class Uneven(BlobsDataModule):
+    """Numbers of images that neither two processes nor batches of 4 divide."""
+
+    images = {"train": 64, "val": 23, "test": 17}  # noqa: RUF012
+
+    def load(self):
+        # The sampler repeats the first rows; drawn so, they are of several classes.
+        whole = super().load()["train"]
+        return {name: whole.subset(np.random.default_rng(n).permutation(64)[:n]) for name, n in self.images.items()}
+
+
+def plain():
+    """A network in which no row sees another and nothing is drawn."""
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path):
+    def run(name, batch_size, **options):
+        student = plain()
+        data = Uneven(batch_size=batch_size, mixing=Mixing("none"))
+        fitted, seen = fit(tmp_path, name, TinyNet(), student, data, **options)
+        (tested,) = trainer(tmp_path, **options).test(fitted.lightning_module, data, verbose=False)
+        return student, seen, tested
+
+    torch.manual_seed(5)
+    alone, (whole,), tested = run("one", 16)
+    torch.manual_seed(5)
+    together, halves, tested_together = run("two", 8, devices=2, strategy="ddp_fork")
+    for step, rows in enumerate(whole["index"]):
+        assert sorted(rows) == sorted(chain(*(half["index"][step] for half in halves))), "the same global batch"
+        # What is logged in every step is of one process; the mean of both is the loss of the global batch.
+        assert np.mean([half["loss"][step] for half in halves]) == pytest.approx(whole["loss"][step], rel=1e-4)
+    assert len(whole["index"]) == 8
+    for name, tensor in together.state_dict().items():
+        assert not torch.equal(tensor, plain().state_dict()[name]), "it has learnt"
+        torch.testing.assert_close(tensor, alone.state_dict()[name], rtol=1e-4, atol=1e-6)
+    for half in halves:
+        of_one_process = {"train/loss", "train/kd_loss", "train/hard_loss"}
+        assert half["metrics"].keys() == whole["metrics"].keys() > of_one_process
+        for name in whole["metrics"].keys() - of_one_process:
+            assert half["metrics"][name] == pytest.approx(whole["metrics"][name], rel=1e-4), name
+    assert 0 < whole["metrics"]["train/violation_rate"] <= 1
+    assert whole["metrics"]["train/moved_mass"] > 0
+    assert tested_together == pytest.approx(tested, rel=1e-4)
+
+
+def test_order_metrics_are_means_over_the_rows_of_all_processes(tmp_path):
+    class Order(Callback):
+        """Looks before the correction, on every process for itself."""
+
+        def __init__(self):
+            self.rates = []
+
+        def setup(self, trainer, pl_module, stage):
+            def look(supervision):
+                violated = violated_rows(supervision.soft_labels, supervision.label_mix)
+                self.rates.append(float(violated.float().mean()))
+                return supervision
+
+            pl_module.register_supervision_hook(look)
+
+        def on_fit_end(self, trainer, pl_module):
+            (tmp_path / f"order{trainer.global_rank}.json").write_text(json.dumps(self.rates))
+
+    callbacks = [Order(), IsotonicSoftLabelCallback()]
+    run = trainer(tmp_path, max_epochs=2, devices=2, strategy="ddp_fork", callbacks=callbacks)
+    run.fit(DistillationModule(TinyNet(), TinyNet(), 4, 1, 8), BlobsDataModule(batch_size=8, mixing=Mixing("both")))
+    first, second = (json.loads((tmp_path / f"order{rank}.json").read_text())[-4:] for rank in (0, 1))
+    assert first != second
+    assert run.callback_metrics["train/violation_rate"] == pytest.approx(np.mean(first + second), rel=1e-6)
+    assert run.callback_metrics["train/violation_rate_corrected"] == 0
+
+
+class Writes(Callback):
+    """Every process writes down which files it makes; only in processes that end, a hook for good."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.made = set()
+
+    def setup(self, trainer, pl_module, stage):
+        assert trainer.world_size > 1
+
+        def hook(event, arguments):
+            if event == "open" and isinstance(arguments[0], str) and set(str(arguments[1])) & set("wax+"):
+                self.made.add(arguments[0])
+            elif event == "os.rename":
+                self.made.add(str(arguments[1]))
+
+        sys.addaudithook(hook)
+
+    def teardown(self, trainer, pl_module, stage):
+        made = sorted(name.replace(f"{self.folder}/", "") for name in self.made if str(self.folder) in name)
+        (self.folder / f"made{trainer.global_rank}_{trainer.state.fn.value}.json").write_text(json.dumps(made))
+
+
+def test_files_are_written_by_one_process(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    module = DistillationModule(TinyNet(), TinyNet(), 4, 1, 8)
+    data = BlobsDataModule(batch_size=8)
+    callbacks = [
+        Writes(folder),
+        IsotonicSoftLabelCallback(),
+        ModelCheckpoint(folder / "kept", save_last=True),
+        ExportCallback(str(folder / "student.safetensors")),
+        PredictionsCallback(str(folder / "predictions.csv")),
+    ]
+
+    def two(**options):
+        return trainer(tmp_path, max_epochs=2, devices=2, strategy="ddp_fork", callbacks=callbacks, **options)
+
+    def made(rank, stage):
+        return set(json.loads((folder / f"made{rank}_{stage}.json").read_text()))
+
+    two(logger=CSVLogger(folder, "log"), enable_checkpointing=True).fit(module, data)
+    expected = {"kept/last.ckpt", "student.safetensors", "log/version_0/metrics.csv", "log/version_0/hparams.yaml"}
+    assert expected <= made(0, "fit")
+    assert made(1, "fit") == set()
+    with (folder / "log" / "version_0" / "metrics.csv").open() as file:
+        steps = [row["step"] for row in csv.DictReader(file) if row["train/loss"]]
+    assert steps == [str(step) for step in range(8)], "each step once"
+    two(enable_checkpointing=True).predict(module, data, return_predictions=False)
+    assert "predictions.csv" in made(0, "predict")
+    assert made(1, "predict") == set()
+
+
+# A process without a row of its own has nothing to compute from, and torchmetrics says so.
+@pytest.mark.filterwarnings("ignore:The ..compute.. method of metric .* was called before the ..update.. method")
+@pytest.mark.parametrize(("val", "test"), [(23, 17), (9, 2), (1, 3)])
+def test_evaluation_and_predictions_equal_one_process(tmp_path, val, test):
     module = DistillationModule(TinyNet(), TinyNet(), 4, 1, 8)
 
     def run(**options):
+        data = Uneven(batch_size=4)
+        data.images = {"train": 64, "val": val, "test": test}
         callbacks = [PredictionsCallback(str(tmp_path / f"{len(options)}.csv"))]
         one = trainer(tmp_path, callbacks=callbacks, **options)
-        (tested,) = one.test(module, BlobsDataModule(batch_size=4), verbose=False)
-        one.predict(module, BlobsDataModule(batch_size=4), return_predictions=False)
-        return tested, (tmp_path / f"{len(options)}.csv").read_text()
+        (validated,) = one.validate(module, data, verbose=False)
+        (tested,) = one.test(module, data, verbose=False)
+        one.predict(module, data, return_predictions=False)
+        return {**validated, **tested}, (tmp_path / f"{len(options)}.csv").read_text()
 
     alone, predicted = run()
     together, predicted_together = run(devices=2, strategy="ddp_fork")
+    assert alone.keys() == {f"student/{split}_{name}" for split in ("val", "test") for name in ("acc", "nll")}
     assert together == pytest.approx(alone, rel=1e-6)
     assert predicted_together == predicted
+    assert predicted.count("\n") == 1 + test
+
+
+def test_teacher_is_reported_on_the_same_images_by_any_number_of_processes(tmp_path):
+    teacher = TinyNet()
+
+    def reported(name, **options):
+        logger = CSVLogger(tmp_path, name, "")
+        run = trainer(tmp_path, logger=logger, limit_train_batches=1, **options)
+        run.fit(DistillationModule(teacher, TinyNet(), 4, 1, 8), Uneven(batch_size=4))
+        with (tmp_path / name / "metrics.csv").open() as file:
+            row = next(row for row in csv.DictReader(file) if row["teacher/val_acc"])
+        return float(row["teacher/val_acc"]), float(row["teacher/val_nll"])
+
+    alone = reported("one")
+    assert reported("two", devices=2, strategy="ddp_fork") == pytest.approx(alone, rel=1e-6)
+    assert alone[0] * 23 == pytest.approx(round(alone[0] * 23))
+
+
+def test_every_row_counts_once():
+    for rows in (*range(1, 14), 23, 40):
+        for processes in (1, 2, 3, 4, 7):
+            for batch in (1, 2, 3, 4, 16):
+                counted = []
+                for rank in range(processes):
+                    sampler = DistributedSampler(range(rows), processes, rank, shuffle=False)
+                    loader = DataLoader(range(rows), batch, sampler=sampler)
+                    for number, fetched in enumerate(loader):
+                        count = rows_that_count(loader, number, len(fetched))
+                        assert count == rows_that_count([loader], number, len(fetched))
+                        counted += fetched[:count].tolist()
+                assert sorted(counted) == list(range(rows)), (rows, processes, batch)
+
+
+def test_without_shares_all_rows_count():
+    loader = DataLoader(range(10), 4)
+    assert rows_that_count(loader, 2, 2) == 2
+    assert rows_that_count([loader, loader], 2, 2) == 2
+    assert rows_that_count(None, 0, 4) == 4
+
+
+@pytest.mark.parametrize("batch", [1, 4, 8])
+def test_the_processes_batches_make_up_the_batch_of_one(batch):
+    alone = list(EpochSampler(range(64), seed=3))
+    shares = [list(EpochSampler(range(64), seed=3, replicas=2, rank=rank)) for rank in (0, 1)]
+    for start in range(0, 32, batch):
+        both = chain(*(share[start : start + batch] for share in shares))
+        assert sorted(both) == sorted(alone[2 * start : 2 * (start + batch)])
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_strategies_that_take_the_network_apart_are_refused(tmp_path, strategy, stage):
+    network = ClassificationModule(TinyNet(), 4, 1, 8)
+    network.trainer = trainer(tmp_path)
+    network.trainer._accelerator_connector.strategy = strategy()  # the Trainer itself wants GPUs for it
+    expected = (
+        rf"strategy: expected one that keeps the whole network in every process, such as ddp, got {strategy.__name__}$"
+    )
+    with pytest.raises(InputError, match=expected):
+        network.setup(stage)

@@ -127,6 +127,12 @@ class IsotonicSoftLabelCallback(L.Callback):
         while self._handles:
             self._handles.pop().remove()
 
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Begin an epoch's means; a run resumed from a checkpoint of an epoch's last step never saw that epoch end."""
+        _, batch_idx = args
+        if batch_idx == 0:
+            self._means.begin()
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the means over the epoch's rows."""
         means = {f"train/{name}": value for name, value in self._means.take(trainer).items()}

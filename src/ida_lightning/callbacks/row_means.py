@@ -31,6 +31,10 @@ class RowMeans:
         self._names = tuple(values)
         self._sums = sums if self._sums is None else self._sums + sums
 
+    def begin(self) -> None:
+        """Forget what was added."""
+        self._sums = None
+
     def total(self, trainer: L.Trainer) -> list[float]:
         """The sums over all processes; empty if there are none. Every process must call it."""
         if self._sums is None:
@@ -41,7 +45,7 @@ class RowMeans:
     def take(self, trainer: L.Trainer) -> dict[str, float]:
         """The means, by name, and begin anew."""
         *sums, rows = self.total(trainer) or [0.0]
-        self._sums = None
+        self.begin()
         return {name: value / rows for name, value in zip(self._names, sums, strict=False) if rows}
 
     def state(self, trainer: L.Trainer) -> dict[str, Any]:
@@ -51,7 +55,7 @@ class RowMeans:
     def restore(self, state: Mapping[str, Any], trainer: L.Trainer, device: torch.device) -> None:
         """Go on from a state; the sums of all processes go on in the first."""
         self._names = tuple(state["names"])
-        self._sums = None
+        self.begin()
         if state["sums"]:
             kind = torch.float32 if device.type == "mps" else torch.float64
             self._sums = torch.tensor(state["sums"], dtype=kind, device=device) * trainer.is_global_zero
