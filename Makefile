@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench-isotonic bench-data lint notebooks clean
+.PHONY: help install demo audit-demo test test-slow bench-isotonic bench-data bench-step lint notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## train a teacher on digits, repair its soft labels, distil students; writes outputs/demo/
 	$(RUN) -m ida_lightning.demo
 
+audit-demo: $(STAMP) ## does the digits teacher break orders, would correcting change anything; writes outputs/audit/
+	test -f outputs/digits/teacher.safetensors || $(RUN) -m ida_lightning fit --config configs/digits/teacher.yaml
+	$(RUN) -m ida_lightning audit --config configs/digits/ida_cutmix.yaml
+
 test: lint ## lint, type-check and run the suite
 	$(RUN) -m pytest
 
@@ -35,6 +39,9 @@ bench-isotonic: $(STAMP) ## time the isotonic solvers, 10 minutes; writes benchm
 
 bench-data: $(STAMP) ## images per second beside torchvision and timm, 4 minutes; writes benchmarks/results
 	$(RUN) benchmarks/data.py
+
+bench-step: $(STAMP) ## time a training step beside a bare loop and timm, half an hour; writes benchmarks/results
+	$(RUN) benchmarks/step.py --minutes 30
 
 lint: $(STAMP) ## ruff and mypy only
 	$(RUN) -m ruff check .

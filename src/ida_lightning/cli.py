@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import json
 import pickle
 import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import lightning as L
 import torch.distributed as dist
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 
@@ -19,6 +21,7 @@ from lightning.pytorch.loggers import Logger
 import ida_lightning.callbacks
 import ida_lightning.data
 import ida_lightning.modules  # noqa: F401
+from ida_lightning.audit import AuditTrainer
 from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
@@ -61,7 +64,7 @@ def _run_folder(logger: Logger) -> Path:
 
 
 class IDACLI(LightningCLI):
-    """``fit``, ``validate``, ``test`` and ``predict`` for any module, data module and callback of this package.
+    """``fit``, ``validate``, ``test``, ``predict`` and ``audit`` for modules, data and callbacks of this package.
 
     The data module tells the model its number of classes, channels and image size.
     """
@@ -75,6 +78,7 @@ class IDACLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=_ConfigCallback,
+            trainer_class=AuditTrainer,
             trainer_defaults={
                 "logger": {
                     "class_path": "lightning.pytorch.loggers.CSVLogger",
@@ -88,6 +92,11 @@ class IDACLI(LightningCLI):
             run=run,
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's and one that trains nothing."""
+        return {**LightningCLI.subcommands(), "audit": {"model", "datamodule"}}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what the data know to what the model needs."""
         for source, target in _LINKS.items():
@@ -97,8 +106,12 @@ class IDACLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Look for the teacher before anything is built."""
         arguments = self.config[self.subcommand] if self.subcommand else self.config
+        if self.subcommand == "audit":
+            self._audited = json.loads(self._parser("audit").dump(arguments, format="json", skip_none=False))
+            if "model.init_args.student" in arguments:  # nobody looks at it
+                arguments["model.init_args.student"] = Namespace(class_path="torch.nn.Identity")  # type: ignore[no-untyped-call]
         checkpoint = arguments.get("model.init_args.teacher_checkpoint")
-        if self.subcommand != "fit" or not checkpoint or Path(checkpoint).is_file():
+        if self.subcommand not in ("fit", "audit") or not checkpoint or Path(checkpoint).is_file():
             return
         advice = ""
         for config in arguments.get("config") or []:
@@ -106,6 +119,10 @@ class IDACLI(LightningCLI):
             if sibling.is_file():
                 advice = f"; train the teacher first: ida-lightning fit --config {sibling}"
         raise InputError(f"teacher_checkpoint: expected a weight file, found nothing at {checkpoint}{advice}")
+
+    def before_audit(self) -> None:
+        """Let the report hold the config as it was given."""
+        cast(AuditTrainer, self.trainer).audited_config = self._audited
 
     def instantiate_classes(self) -> None:
         """Build the data, the model and the trainer."""

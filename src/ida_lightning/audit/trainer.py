@@ -1,0 +1,171 @@
+"""A Trainer that looks at a teacher instead of training a student."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from ida_lightning.audit.figure import draw
+from ida_lightning.audit.measure import Rows, corrected_name, measure
+from ida_lightning.audit.page import write_page
+from ida_lightning.audit.report import Configured, Report, summarise, worst_pairs
+from ida_lightning.audit.verdict import Verdict, judge
+from ida_lightning.callbacks import IsotonicSoftLabelCallback
+from ida_lightning.data import MixingDataModule
+from ida_lightning.errors import InputError
+from ida_lightning.files import replacing
+from ida_lightning.models import ImageInput
+from ida_lightning.modules import DistillationModule
+
+_PACKAGES = ("ida-lightning", "torch", "lightning", "timm", "numpy")
+
+
+class AuditTrainer(L.Trainer):
+    """A Trainer with one more method: :meth:`audit`.
+
+    Attributes:
+        audited_config: goes into the report; the command line puts the whole config there.
+
+    Example:
+        >>> trainer = AuditTrainer(accelerator="cpu", logger=False)
+        >>> trainer.audit(L.LightningModule(), L.LightningDataModule())
+        Traceback (most recent call last):
+        ...
+        ida_lightning.errors.InputError: model: expected a DistillationModule, got LightningModule
+    """
+
+    audited_config: dict[str, Any] | None = None
+
+    def audit(
+        self,
+        model: L.LightningModule,
+        datamodule: L.LightningDataModule,
+        batches: int | None = None,
+        out: str = "outputs/audit",
+    ) -> tuple[Report, Verdict] | None:
+        """Say whether the teacher breaks orders on mixed images, and what a correction would change. Trains nothing.
+
+        The teacher sees training images of the run's first steps: clean, mixup, CutMix and half of each, augmented as
+        in training. One process looks, on the Trainer's (first) device and in its precision. The student is not used.
+
+        Args:
+            model: a DistillationModule; its teacher is audited.
+            datamodule: a MixingDataModule.
+            batches: how many batches; none for about 10,000 images, or one epoch if that is shorter.
+            out: the folder for audit.json, audit.csv, audit.png and audit.html.
+
+        Returns:
+            All numbers and the verdict; None on all processes but the first.
+
+        Raises:
+            InputError: for another kind of model or data, fewer batches than one, and a teacher that cannot be used.
+        """
+        if not isinstance(model, DistillationModule):
+            raise InputError(f"model: expected a DistillationModule, got {type(model).__name__}")
+        if not isinstance(datamodule, MixingDataModule):
+            raise InputError(f"data: expected a MixingDataModule, got {type(datamodule).__name__}")
+        if batches is not None and batches < 1:
+            raise InputError(f"batches: expected at least 1, got {batches}")
+        if self.global_rank > 0:
+            return None
+        if self.world_size > 1:
+            rank_zero_info(f"audit: one process looks, the other {self.world_size - 1} are not needed")
+        self._make_ready(model, datamodule)
+        rows = self._look(model, datamodule, batches)
+        report = self._report(model, datamodule, rows)
+        verdict = judge(report)
+        folder = Path(out)
+        _write(report, verdict, folder)
+        print(_message(verdict, folder))  # noqa: T201
+        return report, verdict
+
+    def _make_ready(self, model: DistillationModule, data: MixingDataModule) -> None:
+        data.prepare_data()
+        data.setup("fit")
+        model.teacher.compile_args = None  # takes longer than looking
+        seen = ImageInput(tuple(data.mean), tuple(data.std), int(data.image_size))
+        model.teacher.prepare(list(data.class_names), seen)
+        device = self.strategy.root_device
+        self.accelerator.setup_device(device)
+        self.precision_plugin.convert_module(model)
+        model.to(device)
+
+    def _look(self, model: DistillationModule, data: MixingDataModule, batches: int | None) -> dict[str, Rows]:
+        def teacher(images: Tensor) -> Tensor:
+            with self.precision_plugin.forward_context():
+                return model.teacher(self.precision_plugin.convert_input(images))
+
+        def progress(numbers: Iterable[int]) -> Iterable[int]:
+            quiet = self.progress_bar_callback is None
+            return Tqdm(numbers, desc="Auditing", unit="batch", disable=quiet, file=sys.stderr)
+
+        return measure(data, batches, model.temperature, teacher, self.strategy.root_device, progress)
+
+    def _report(self, model: DistillationModule, data: MixingDataModule, rows: dict[str, Rows]) -> Report:
+        isotonic = [callback for callback in self.callbacks if isinstance(callback, IsotonicSoftLabelCallback)]  # type: ignore[attr-defined]
+        configured = Configured(
+            "clean" if data.mixing.kind == "none" else data.mixing.kind,
+            data.mixing.probability,
+            isotonic[0].space if isotonic else "softened",
+            isotonic[0].strength if isotonic else None,
+            isotonic[0].role if isotonic else None,
+            model.temperature,
+        )
+        teacher, device = model.teacher, self.strategy.root_device
+        source = teacher.source if isinstance(teacher.source, str) else type(teacher.source).__name__
+        facts = {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "teacher": {"network": source, "checkpoint": teacher.checkpoint, "fingerprint": teacher.fingerprint},
+            "data": {
+                "module": type(data).__name__,
+                "classes": data.num_classes,
+                "batch_size": data.batch_size,
+                "rows": len(rows["clean"].labels) + rows["clean"].nonfinite,
+                "nonfinite_rows": {name: found.nonfinite for name, found in rows.items()},
+            },
+            "seed": {"data": data.seed, "everything": os.environ.get("PL_GLOBAL_SEED")},
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+            "precision": str(self.precision),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+            "config": self.audited_config,
+        }
+        moved = corrected_name("moved_mass", configured.space, configured.temperature)
+        return Report(
+            facts,
+            configured,
+            [found for name, table in rows.items() for found in summarise(name, table)],
+            {name: worst_pairs(table, moved, data.class_names) for name, table in rows.items() if name != "clean"},
+        )
+
+
+def _write(report: Report, verdict: Verdict, folder: Path) -> None:
+    picture = io.BytesIO()
+    draw(report, verdict).savefig(picture, format="png", dpi=110, metadata={"Software": None})
+    files = {
+        "audit.json": report.json(verdict=verdict._asdict()).encode(),
+        "audit.csv": report.csv().encode(),
+        "audit.png": picture.getvalue(),
+        "audit.html": write_page(report, verdict, picture.getvalue()).encode(),
+    }
+    for name, content in files.items():
+        with replacing(folder / name) as unfinished:
+            unfinished.write_bytes(content)
+
+
+def _message(verdict: Verdict, folder: Path) -> str:
+    reasons, thresholds = (["- " + sentence for sentence in part] for part in (verdict.reasons, verdict.thresholds))
+    files = f"Page: {folder / 'audit.html'}; picture: audit.png; numbers: audit.json and audit.csv beside it"
+    return "\n".join(("", verdict.headline, "", *reasons, "", "Thresholds:", *thresholds, "", files))
