@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo audit-demo test test-slow bench-isotonic bench-data bench-step lint notebooks clean
+.PHONY: help install demo compare-demo audit-demo test test-slow bench-isotonic bench-data bench-step lint notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -26,8 +26,11 @@ audit-demo: $(STAMP) ## does the digits teacher break orders, would correcting c
 	test -f outputs/digits/teacher.safetensors || $(RUN) -m ida_lightning fit --config configs/digits/teacher.yaml
 	$(RUN) -m ida_lightning audit --config configs/digits/ida_cutmix.yaml
 
+compare-demo: $(STAMP) ## nine methods x three seeds on digits, 5 minutes; writes outputs/digits/compare/
+	$(RUN) -m ida_lightning compare --config configs/digits/compare.yaml
+
 test: lint ## lint, type-check and run the suite
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-slow: $(STAMP) ## the tests marked slow
 	$(RUN) -m pytest -m slow

@@ -48,19 +48,25 @@ def test_every_shipped_config_is_short_and_says_how_to_run_it():
     for file in files:
         lines = file.read_text().splitlines()
         name = file.relative_to(CONFIGS.parent)
-        assert lines[0] == f"# ida-lightning fit --config {name}"
+        compares = file.stem == "compare"
+        assert lines[0] == f"# ida-lightning {'compare' if compares else 'fit'} --config {name}"
         assert lines[1].startswith("# ")
-        assert 10 <= len(lines) <= 25, name
+        assert 10 <= len(lines) <= (30 if compares else 25), name
+
+
+def smaller(data, tmp_path, monkeypatch):
+    """What makes a shipped config one for a test, beside SHORT."""
+    if data == "digits":
+        return {}
+    root = str(make_cifar(tmp_path / "cifar", monkeypatch))
+    return {"data.root": root, "data.val_images": 100, "data.batch_size": 4, "trainer.precision": "32-true"}
 
 
 @pytest.mark.parametrize("data", ["digits", "cifar100"])
 def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_path, monkeypatch):
-    more = []
-    if data == "cifar100":
-        root = make_cifar(tmp_path / "cifar", monkeypatch)
-        more = [f"--data.root={root}", "--data.val_images=100", "--data.batch_size=4", "--trainer.precision=32-true"]
-    names = sorted(file.stem for file in (CONFIGS / data).glob("*.yaml"))
-    names.remove("teacher")
+    more = [f"--{key}={value}" for key, value in smaller(data, tmp_path, monkeypatch).items()]
+    names = {file.stem for file in (CONFIGS / data).glob("*.yaml")}
+    names = sorted(names - {"teacher", "compare"})
     fit(f"{data}/teacher", *more)
     for run, name in enumerate(names, start=1):
         fit(f"{data}/{name}", *more)
@@ -77,6 +83,30 @@ def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_
         assert logged["train/violation_rate"][-1] > 0
         after = logged["train/violation_rate_corrected"][-1]
         assert after == (0 if name.startswith("ida") else logged["train/violation_rate"][-1])
+
+
+@pytest.mark.parametrize("data", ["digits", "cifar100"])
+def test_shipped_comparisons_run_every_method(data, tmp_path, monkeypatch):
+    changes = smaller(data, tmp_path, monkeypatch)
+    fit(f"{data}/teacher", *(f"--{key}={value}" for key, value in changes.items()))
+    short = dict(option.removeprefix("--").split("=") for option in SHORT)
+    common = {"trainer": {"limit_test_batches": 2}, "data": {"init_args": {}}}
+    for key, value in {**{key: yaml.safe_load(value) for key, value in short.items()}, **changes}.items():
+        owner, name = key.split(".")
+        (common["data"]["init_args"] if owner == "data" else common["trainer"])[name] = value
+    shipped = yaml.safe_load((CONFIGS / data / "compare.yaml").read_text())
+    assert len(shipped["seeds"]) >= 3
+    assert shipped["output"] == f"outputs/{data}/compare"
+    for key in ("fit", "teacher"):
+        shipped[key] = str(CONFIGS.parent / shipped[key])
+    Path("compare.yaml").write_text(yaml.safe_dump({**shipped, "seeds": [0], "common": common, "output": "out"}))
+    main(["compare", "--config", "compare.yaml"])
+    with Path("out/results.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == shipped["methods"].keys()
+    assert all(float(row["last_test_nll"]) > 0 and row["steps"] == "2" for row in rows.values())
+    assert rows["kd_p"]["order_penalty"]
+    assert float(rows["kd_i_softened"]["violation_rate_corrected"]) == 0
 
 
 def test_imagenet_config_starts_on_a_folder_of_images(tmp_path):

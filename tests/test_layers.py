@@ -15,11 +15,11 @@ LAYERS = [
     {"metrics", "models", "plots", "adapters"},
     {"data", "callbacks", "modules"},
     {"audit"},
-    {"cli"},
+    {"cli", "compare"},
     {"demo", "__main__"},
 ]
 # Sideways imports within a layer that are meant.
-SIDEWAYS = {("callbacks", "modules")}
+SIDEWAYS = {("callbacks", "modules"), ("cli", "compare"), ("compare", "cli")}
 NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"metrics"}
 
 

@@ -179,8 +179,17 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: the arguments; None takes them from the command line.
     """
+    given = sys.argv[1:] if args is None else args
     try:
-        IDACLI(args)
+        if given[:1] == ["compare"]:
+            # That one runs IDACLI many times over.
+            from ida_lightning.compare import compare
+
+            failed = compare(given[1:])
+            if failed:
+                raise SystemExit(failed)
+        else:
+            IDACLI(args)
     except InputError as error:
         print(f"ida-lightning: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
