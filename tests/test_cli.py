@@ -59,10 +59,11 @@ def smaller(data, tmp_path, monkeypatch):
     if data == "digits":
         return {}
     root = str(make_cifar(tmp_path / "cifar", monkeypatch))
-    return {"data.root": root, "data.val_images": 100, "data.batch_size": 4, "trainer.precision": "32-true"}
+    val_images = 20 if data == "evidence" else 100
+    return {"data.root": root, "data.val_images": val_images, "data.batch_size": 4, "trainer.precision": "32-true"}
 
 
-@pytest.mark.parametrize("data", ["digits", "cifar100"])
+@pytest.mark.parametrize("data", ["digits", "cifar100", "evidence"])
 def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_path, monkeypatch):
     more = [f"--{key}={value}" for key, value in smaller(data, tmp_path, monkeypatch).items()]
     names = {file.stem for file in (CONFIGS / data).glob("*.yaml")}
@@ -85,7 +86,7 @@ def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_
         assert after == (0 if name.startswith("ida") else logged["train/violation_rate"][-1])
 
 
-@pytest.mark.parametrize("data", ["digits", "cifar100"])
+@pytest.mark.parametrize("data", ["digits", "cifar100", "evidence"])
 def test_shipped_comparisons_run_every_method(data, tmp_path, monkeypatch):
     changes = smaller(data, tmp_path, monkeypatch)
     fit(f"{data}/teacher", *(f"--{key}={value}" for key, value in changes.items()))

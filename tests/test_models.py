@@ -20,9 +20,11 @@ def test_small_stem_keeps_more_resolution(name):
     assert small(images).shape == (1, 5)
 
 
-def test_small_resnet_stem_is_the_usual_one_of_cifar():
-    network = build_model("resnet18", 5, 1, stem="small")
-    assert (network.conv1.kernel_size, network.conv1.stride, network.conv1.in_channels) == ((3, 3), (1, 1), 1)
+@pytest.mark.parametrize(("stem", "stride"), [("small", 1), ("medium", 2)])
+def test_resnet_stems_for_small_images_are_the_usual_ones(stem, stride):
+    network = build_model("resnet18", 5, 1, stem=stem)
+    assert (network.conv1.kernel_size, network.conv1.stride, network.conv1.in_channels) == ((3, 3), (stride, stride), 1)
+    assert network.conv1(torch.zeros(1, 1, 64, 64)).shape[-1] == 64 // stride
     assert isinstance(network.maxpool, nn.Identity)
 
 
@@ -35,6 +37,7 @@ def test_timm_arguments_reach_timm():
     [
         ("resnet181", {}, "model: expected a timm name such as .*resnet18.*, got 'resnet181'"),
         ("test_vit", {"stem": "small"}, "stem: 'test_vit' has no convolution that could keep the resolution"),
+        ("resnet18", {"stem": "tiny"}, "stem: expected standard, medium or small, got 'tiny'"),
         ("resnet18", {"colour": 1}, "model: timm could not build 'resnet18' with {'colour': 1}"),
     ],
 )

@@ -27,7 +27,7 @@ def build_model(
     model: str | nn.Module,
     num_classes: int,
     in_channels: int = 3,
-    stem: Literal["standard", "small"] = "standard",
+    stem: Literal["standard", "medium", "small"] = "standard",
     **timm_args: Any,
 ) -> nn.Module:
     """A classifier that maps ``(batch, in_channels, height, width)`` to logits ``(batch, num_classes)``.
@@ -38,11 +38,12 @@ def build_model(
         in_channels: channels of the images.
         stem: ``"small"`` is for images of 28 or 32 pixels: the first convolution keeps the resolution (a 7 x 7
             one becomes 3 x 3) and the pooling behind it goes. Finer features for several times the work.
+            ``"medium"`` is for 64 pixels, or for a quarter of that work: the first convolution halves the resolution.
         timm_args: further arguments of ``timm.create_model``, ``pretrained: true`` among them.
 
     Raises:
         InputError: for a name timm does not know (the nearest ones are given), for arguments it does not take,
-            and for a small stem where the network has none.
+            and for another stem where the network has none.
 
     Example:
         >>> build_model("test_resnet", num_classes=10, in_channels=1, stem="small")(torch.zeros(2, 1, 8, 8)).shape
@@ -57,12 +58,14 @@ def build_model(
         network: nn.Module = timm.create_model(model, num_classes=num_classes, in_chans=in_channels, **timm_args)
     except (TypeError, RuntimeError) as error:
         raise InputError(f"model: timm could not build {model!r} with {timm_args}: {error}") from error
-    if stem == "small":
-        _make_small_stem(network, model)
+    if stem not in ("standard", "medium", "small"):
+        raise InputError(f"stem: expected standard, medium or small, got {stem!r}")
+    if stem != "standard":
+        _make_stem(network, model, 1 if stem == "small" else 2)
     return network
 
 
-def _make_small_stem(network: nn.Module, name: str) -> None:
+def _make_stem(network: nn.Module, name: str, stride: int) -> None:
     path = getattr(network, "pretrained_cfg", {}).get("first_conv")
     conv = network.get_submodule(path) if isinstance(path, str) else None
     if not isinstance(conv, nn.Conv2d) or conv.stride == conv.kernel_size:
@@ -72,9 +75,9 @@ def _make_small_stem(network: nn.Module, name: str) -> None:
         )
     if conv.stride == (1, 1):
         return
-    conv.stride = (1, 1)
+    conv.stride = (stride, stride)
     if type(conv) is nn.Conv2d and conv.kernel_size[0] > 3:
-        small = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
+        small = nn.Conv2d(conv.in_channels, conv.out_channels, 3, stride, padding=1, bias=conv.bias is not None)
         network.set_submodule(str(path), small)
     for pool in _STEM_POOLS:
         if pool in dict(network.named_modules()):

@@ -1,5 +1,6 @@
 import hashlib
 import pickle
+import re
 from urllib.error import URLError
 
 import numpy as np
@@ -103,6 +104,26 @@ def test_coarse_labels_and_the_taxonomy_are_those_of_the_files(tmp_path, monkeyp
     assert order.labels[0, 0] == 2
 
 
+def test_chosen_classes_are_numbered_in_their_order_and_keep_their_images(tmp_path, monkeypatch):
+    root = str(make_cifar(tmp_path / "data", monkeypatch))
+    chosen = [40, 3, 99]
+    whole = CIFAR100DataModule(root, val_images=100)
+    data = CIFAR100DataModule(root, val_images=3, classes=chosen)
+    assert data.num_classes == 3
+    for each in (whole, data):
+        each.setup("fit")
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 9, "val": 3, "test": 3}
+    assert data.class_names == ["class 40", "class 03", "class 99"]
+    assert data.superclass.tolist() == [COARSE[label] for label in chosen]
+    test = whole.splits["test"]
+    for image, label in zip(data.splits["test"].images, data.splits["test"].labels, strict=True):
+        assert torch.equal(image, test.images[test.labels == chosen[label]][0])
+    coarse = CIFAR100DataModule(root, labels="coarse", val_images=4, classes=[7, 2])
+    coarse.setup("fit")
+    assert coarse.class_names == ["superclass 07", "superclass 02"]
+    assert coarse.superclass.tolist() == COARSE
+
+
 def test_nothing_is_downloaded_unless_asked(tmp_path, monkeypatch):
     def download(*args, **kwargs):
         make_cifar(tmp_path / "data", monkeypatch)
@@ -130,6 +151,12 @@ def test_values_that_cannot_be_are_refused():
         CIFAR100DataModule(labels="coarse", val_images=49_981)
     with pytest.raises(InputError, match="val_images: expected 10 ... 49990, at least one a class, got 0"):
         CIFAR10DataModule(val_images=0)
+    with pytest.raises(InputError, match="val_images: expected 3 ... 1497, at least one a class, got 1498"):
+        CIFAR100DataModule(classes=[1, 2, 3], val_images=1498)
+    for classes in ([3], [3, 3], [-1, 3], [3, 100]):
+        complaint = f"classes: expected two or more different ones of 0 ... 99, got {re.escape(str(classes))}$"
+        with pytest.raises(InputError, match=complaint):
+            CIFAR100DataModule(classes=classes)
     with pytest.raises(InputError, match="labels: expected 'fine' or 'coarse', got 'all'"):
         CIFAR100DataModule(labels="all")
 

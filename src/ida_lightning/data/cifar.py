@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +30,13 @@ class CIFARDataModule(MixingDataModule):
         root: the folder that holds the unpacked folder of the data set.
         download: fetch the data set into ``root`` if it is not there.
         val_images: size of the validation split.
+        classes: keep the images of these classes only, numbered anew in this order; None keeps all. A smaller
+            problem with as many images a class.
         augmentation: see :class:`MixingDataModule`; crops with 4 pixels of padding and flips, as in He et al. 2016.
         kwargs: see :class:`MixingDataModule`.
 
     Raises:
-        InputError: if the data set is not in ``root`` or is damaged, or ``val_images`` is out of range.
+        InputError: if the data set is not in ``root`` or is damaged, or ``val_images`` or ``classes`` are out of range.
     """
 
     channels = 3
@@ -41,6 +44,7 @@ class CIFARDataModule(MixingDataModule):
     # torchvision's class: the folder, the files with their checksums, and the download.
     official: type[CIFAR10]
     title: str
+    total_classes: int
     label_key: str
     name_key: str
 
@@ -49,21 +53,34 @@ class CIFARDataModule(MixingDataModule):
         root: str = "data",
         download: bool = False,
         val_images: int = 5000,
+        classes: Sequence[int] | None = None,
         augmentation: Augmentation = Augmentation(crop_padding=4, flip=True),  # noqa: B008 (frozen)
         **kwargs: Any,
     ) -> None:
         super().__init__(augmentation=augmentation, **kwargs)
-        least, most = self.num_classes, 50_000 - self.num_classes
+        total = self.total_classes
+        self.classes = None if classes is None else list(classes)
+        if self.classes is not None and (
+            len(self.classes) < 2 or len({*self.classes}) < len(self.classes) or {*self.classes} - {*range(total)}
+        ):
+            raise InputError(f"classes: expected two or more different ones of 0 ... {total - 1}, got {self.classes}")
+        least, most = self.num_classes, 50_000 // total * self.num_classes - self.num_classes
         if not least <= val_images <= most:
             raise InputError(f"val_images: expected {least} ... {most}, at least one a class, got {val_images}")
         self.root = Path(root).expanduser()
         self.download = download
         self.val_images = val_images
 
+    @property
+    def num_classes(self) -> int:
+        """Known before the files are."""
+        return self.total_classes if self.classes is None else len(self.classes)
+
     @cached_property
     def class_names(self) -> list[str]:  # type: ignore[override]
-        """What the labels stand for, in the official order; read from the data set."""
-        return list(self._content(self.official.meta["filename"], self.official.meta["md5"])[self.name_key])
+        """What the labels stand for, in the official order unless ``classes`` has another; read from the data set."""
+        names = self._content(self.official.meta["filename"], self.official.meta["md5"])[self.name_key]
+        return [names[label] for label in self.classes or range(self.total_classes)]
 
     def prepare_data(self) -> None:
         """Fetch the data set if asked to, on one process."""
@@ -90,7 +107,13 @@ class CIFARDataModule(MixingDataModule):
                     f"one a label, got {shape}"
                 )
         pixels = np.concatenate([entry["data"] for entry in entries.values()]).reshape(-1, 3, 32, 32)
-        return InMemoryImages(torch.from_numpy(pixels), _column(entries, self.label_key))
+        labels = _column(entries, self.label_key)
+        if self.classes is None:
+            return InMemoryImages(torch.from_numpy(pixels), labels)
+        number = torch.full((self.total_classes,), -1)
+        number[self.classes] = torch.arange(len(self.classes))
+        kept = number[labels] >= 0
+        return InMemoryImages(torch.from_numpy(pixels)[kept], number[labels][kept])
 
     @property
     def folder(self) -> Path:
@@ -130,11 +153,12 @@ class CIFAR10DataModule(CIFARDataModule):
         root: the folder that holds ``cifar-10-batches-py``.
         download: fetch the data set into ``root`` if it is not there.
         val_images: size of the validation split.
+        classes: the only ones to keep; see :class:`CIFARDataModule`.
         augmentation: see :class:`MixingDataModule`.
         kwargs: likewise.
 
     Raises:
-        InputError: if the data set is not in ``root`` or is damaged, or ``val_images`` is out of range.
+        InputError: if the data set is not in ``root`` or is damaged, or ``val_images`` or ``classes`` are out of range.
 
     References:
         A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
@@ -142,15 +166,11 @@ class CIFAR10DataModule(CIFARDataModule):
 
     official = CIFAR10
     title = "CIFAR-10"
+    total_classes = 10
     label_key = "labels"
     name_key = "label_names"
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
-
-    @property
-    def num_classes(self) -> int:
-        """10, known before the files are."""
-        return 10
 
 
 class CIFAR100DataModule(CIFARDataModule):
@@ -167,7 +187,7 @@ class CIFAR100DataModule(CIFARDataModule):
         kwargs: see :class:`CIFARDataModule`.
 
     Raises:
-        InputError: if the data set is not in ``root`` or is damaged, or ``labels`` or ``val_images`` is out of range.
+        InputError: if the data set is not in ``root`` or is damaged, or a value is out of range.
 
     References:
         A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
@@ -184,20 +204,19 @@ class CIFAR100DataModule(CIFARDataModule):
         self.labels = labels
         self.label_key = f"{labels}_labels"
         self.name_key = f"{labels}_label_names"
+        self.total_classes = 100 if labels == "fine" else 20
         super().__init__(root, **kwargs)
-
-    @property
-    def num_classes(self) -> int:
-        """100 or 20, known before the files are."""
-        return 100 if self.labels == "fine" else 20
 
     @cached_property
     def superclass(self) -> Tensor:
-        """int64 ``(100,)``: the superclass of every fine class, as the labels of the training images have it."""
+        """int64 ``(100,)``: the superclass of every fine class, as the labels of the training images have it.
+
+        Of the chosen ones, if ``classes`` chooses among the fine.
+        """
         entries = self._entries(train=True)
         superclass = torch.full((100,), -1)
         superclass[_column(entries, "fine_labels")] = _column(entries, "coarse_labels")
-        return superclass
+        return superclass if self.classes is None or self.labels == "coarse" else superclass[self.classes]
 
 
 def _column(entries: dict[str, dict[str, Any]], key: str) -> Tensor:
