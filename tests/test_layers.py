@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ida_lightning"
 LAYERS = [
     {"errors", "files"},
     {"label_mix"},
-    {"isotonic", "mixing", "losses", "supervision"},
+    {"isotonic", "mixing", "losses", "supervision", "revision", "influence"},
     {"metrics", "models", "plots", "adapters"},
     {"data", "callbacks", "modules"},
     {"audit"},
