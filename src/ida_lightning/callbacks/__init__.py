@@ -1,5 +1,6 @@
 """Callbacks: one file per system that changes what the student is taught, and what a run shows and leaves."""
 
+from ida_lightning.callbacks.data_selection import DataSelectionCallback
 from ida_lightning.callbacks.export import ExportCallback
 from ida_lightning.callbacks.isotonic import IsotonicSoftLabelCallback
 from ida_lightning.callbacks.label_revision import LabelRevisionCallback
@@ -11,6 +12,7 @@ from ida_lightning.callbacks.smoothing_control import SmoothingControlCallback
 from ida_lightning.callbacks.speed import SpeedCallback
 
 __all__ = [
+    "DataSelectionCallback",
     "ExportCallback",
     "IsotonicSoftLabelCallback",
     "LabelRevisionCallback",
