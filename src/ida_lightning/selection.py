@@ -64,8 +64,8 @@ def influence_scores(looks: Looks, rows: int, temperature: float, damping: float
     """How much every training image's being taught by the teacher lowers the validation loss of a classifier head.
 
     See :func:`ida_lightning.influence.influence` for definition and sign. Three passes: over the validation images for
-    their gradient, over ``hessian_rows`` training images, spread evenly, for the Hessian, whose features and
-    probabilities are all that is kept, and over the training images for their scores.
+    their gradient, over ``hessian_rows`` training images, spread evenly, for the Hessian, whose features and logits are
+    all that is kept, and over the training images for their scores (the last two are one if these are all).
 
     Args:
         looks: see :data:`Looks`.
@@ -85,17 +85,15 @@ def influence_scores(looks: Looks, rows: int, temperature: float, damping: float
     if gradient is None or not count:
         raise InputError("teacher: expected finite logits on validation images, got none")
     used = min(rows, hessian_rows)
-    kept = [
-        (look.features[look.finite], look.logits.softmax(1)[look.finite])
-        for look in looks("train", [i * rows // used for i in range(used)])
-    ]
-    features, probs = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    sample = None if used == rows else [i * rows // used for i in range(used)]
+    kept = list(looks("train", sample))
+    features = torch.cat([look.features[look.finite] for look in kept])
+    probs = torch.cat([look.logits.softmax(1)[look.finite] for look in kept])
     if not len(features):
         raise InputError(f"teacher: expected finite logits, got NaN or infinity in all {used} training images")
     # A saturated head has no curvature at all; scores are then the products of gradients, on any scale.
     mean = curvature(features, probs).mean().clamp_min(torch.finfo(features.dtype).tiny ** 0.5)
     solution = solve_gauss_newton(features, probs, gradient / count, damping * float(mean), tolerance=1e-6)
-    del kept, features, probs
     parts = [
         torch.where(
             look.finite,
@@ -106,7 +104,7 @@ def influence_scores(looks: Looks, rows: int, temperature: float, damping: float
             ),
             -torch.inf,
         ).cpu()
-        for look in looks("train", None)
+        for look in (kept if sample is None else looks("train", None))
     ]
     return InfluenceScores(torch.cat(parts).float(), solution.residual, solution.steps)
 

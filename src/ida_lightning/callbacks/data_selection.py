@@ -63,8 +63,8 @@ class DataSelectionCallback(SupervisionCallback):
         network: whose head is looked at for influence: ``"teacher"``, a head that the ground truth has trained and
             that is known before the first step, or ``"student"``, as it is at the named epochs.
         damping: of the Hessian, as a share of the mean of its diagonal.
-        hessian_rows: training images, spread evenly, that the Hessian is made of; their features and probabilities are
-            kept in memory while it is solved for.
+        hessian_rows: training images, spread evenly, that the Hessian is made of; their features and logits are kept in
+            memory, in float64, while the scores are computed.
         folder: of the files with the scores.
 
     Raises:
