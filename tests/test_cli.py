@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ida_lightning.cli import main
+from ida_lightning.compare.cells import resolve
 from ida_lightning.models import build_model
 from tests.data.test_cifar import make_cifar
 from tests.data.test_decoded import write_folder
@@ -26,7 +27,7 @@ SHORT = [
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
 ]
-PARTS = ["kd_loss", "hard_loss", "order_penalty"]
+PARTS = ["kd_loss", "hard_loss", "order_penalty", "label_loss", "logit_loss", "probability_loss"]
 QUIET = ["--trainer.enable_progress_bar=false"]
 # Two batches make no teacher.
 pytestmark = pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")
@@ -48,7 +49,7 @@ def test_every_shipped_config_is_short_and_says_how_to_run_it():
     for file in files:
         lines = file.read_text().splitlines()
         name = file.relative_to(CONFIGS.parent)
-        compares = file.stem == "compare"
+        compares = file.stem.startswith("compare")
         assert lines[0] == f"# ida-lightning {'compare' if compares else 'fit'} --config {name}"
         assert lines[1].startswith("# ")
         assert 10 <= len(lines) <= (30 if compares else 25), name
@@ -67,10 +68,12 @@ def smaller(data, tmp_path, monkeypatch):
 def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_path, monkeypatch):
     more = [f"--{key}={value}" for key, value in smaller(data, tmp_path, monkeypatch).items()]
     names = {file.stem for file in (CONFIGS / data).glob("*.yaml")}
-    names = sorted(names - {"teacher", "compare"})
+    names = sorted(name for name in names if name != "teacher" and not name.startswith("compare"))
     fit(f"{data}/teacher", *more)
     for run, name in enumerate(names, start=1):
-        fit(f"{data}/{name}", *more)
+        # Looking at 400 images takes a network of this size long; digits are looked at.
+        quick = ["--trainer.callbacks.score=random"] if (data, name) == ("cifar100", "lr_ds") else []
+        fit(f"{data}/{name}", *more, *quick)
         logged = metrics_of(run)
         assert Path(f"outputs/{data}/{name}.safetensors").is_file()
         assert Path(f"outputs/{data}/{name}/best.ckpt").is_file()
@@ -78,7 +81,7 @@ def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_
             assert {"train/loss", "model/val_acc", "model/val_nll"} <= logged.keys()
             continue
         parts = [logged[f"train/{part}"] for part in PARTS if f"train/{part}" in logged]
-        assert len(parts) == (3 if name.startswith("kdp") else 2)
+        assert len(parts) == (3 if name.startswith(("kdp", "lr_ds")) else 2)
         assert logged["train/loss"] == pytest.approx([sum(step) for step in zip(*parts, strict=True)], rel=1e-5)
         assert {"student/val_acc", "student/val_nll", "teacher/val_acc", "teacher/val_nll"} <= logged.keys()
         assert logged["train/violation_rate"][-1] > 0
@@ -86,8 +89,21 @@ def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_
         assert after == (0 if name.startswith("ida") else logged["train/violation_rate"][-1])
 
 
-@pytest.mark.parametrize("data", ["digits", "cifar100", "evidence"])
-def test_shipped_comparisons_run_every_method(data, tmp_path, monkeypatch):
+def test_every_method_of_a_shipped_comparison_is_a_fit_config():
+    shipped = [yaml.safe_load((CONFIGS / data / "compare_lr_ds.yaml").read_text()) for data in ("digits", "cifar100")]
+    assert shipped[0]["methods"] == shipped[1]["methods"]
+    for name, part in shipped[0]["methods"].items():
+        resolve(name, str(CONFIGS.parent / shipped[0]["fit"]), part)
+
+
+@pytest.mark.parametrize(
+    ("data", "comparison"),
+    [
+        *((data, "compare") for data in ("digits", "cifar100", "evidence")),
+        *(pytest.param(data, "compare_lr_ds", marks=pytest.mark.slow) for data in ("digits", "cifar100")),
+    ],
+)
+def test_shipped_comparisons_run_every_method(data, comparison, tmp_path, monkeypatch):
     changes = smaller(data, tmp_path, monkeypatch)
     fit(f"{data}/teacher", *(f"--{key}={value}" for key, value in changes.items()))
     short = dict(option.removeprefix("--").split("=") for option in SHORT)
@@ -95,9 +111,9 @@ def test_shipped_comparisons_run_every_method(data, tmp_path, monkeypatch):
     for key, value in {**{key: yaml.safe_load(value) for key, value in short.items()}, **changes}.items():
         owner, name = key.split(".")
         (common["data"]["init_args"] if owner == "data" else common["trainer"])[name] = value
-    shipped = yaml.safe_load((CONFIGS / data / "compare.yaml").read_text())
+    shipped = yaml.safe_load((CONFIGS / data / f"{comparison}.yaml").read_text())
     assert len(shipped["seeds"]) >= 3
-    assert shipped["output"] == f"outputs/{data}/compare"
+    assert shipped["output"] == f"outputs/{data}/{comparison}"
     for key in ("fit", "teacher"):
         shipped[key] = str(CONFIGS.parent / shipped[key])
     Path("compare.yaml").write_text(yaml.safe_dump({**shipped, "seeds": [0], "common": common, "output": "out"}))
@@ -106,6 +122,10 @@ def test_shipped_comparisons_run_every_method(data, tmp_path, monkeypatch):
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert rows.keys() == shipped["methods"].keys()
     assert all(float(row["last_test_nll"]) > 0 and row["steps"] == "2" for row in rows.values())
+    if comparison == "compare_lr_ds":
+        assert float(rows["lr"]["revision_violation_rate_corrected"]) == 0 < float(rows["lr"]["revision_moved_mass"])
+        assert all(0 < float(rows[method]["trusted_rate"]) < 1 for method in rows if "ds" in method)
+        return
     assert rows["kd_p"]["order_penalty"]
     assert float(rows["kd_i_softened"]["violation_rate_corrected"]) == 0
 

@@ -11,8 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "ida_lightning"
 LAYERS = [
     {"errors", "files"},
     {"label_mix"},
-    {"isotonic", "mixing", "losses", "supervision"},
-    {"metrics", "models", "plots", "adapters"},
+    {"isotonic", "mixing", "losses", "supervision", "revision", "influence"},
+    {"metrics", "models", "plots", "adapters", "selection"},
     {"data", "callbacks", "modules"},
     {"audit"},
     {"cli", "compare"},
@@ -20,7 +20,7 @@ LAYERS = [
 ]
 # Sideways imports within a layer that are meant.
 SIDEWAYS = {("callbacks", "modules"), ("cli", "compare"), ("compare", "cli")}
-NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"metrics"}
+NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"metrics", "selection"}
 
 
 def part_of(file):

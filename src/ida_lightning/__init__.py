@@ -13,7 +13,7 @@ from ida_lightning.isotonic import (
     isotonic_softmax,
 )
 from ida_lightning.label_mix import LabelMix, LabelOrder
-from ida_lightning.losses import distillation_loss, mixed_cross_entropy, order_penalty
+from ida_lightning.losses import distillation_loss, logit_loss, mixed_cross_entropy, order_penalty, probability_loss
 from ida_lightning.metrics import (
     OrderStatistics,
     expected_calibration_error,
@@ -34,6 +34,7 @@ from ida_lightning.mixing import (
     mix_images,
     mix_labels,
 )
+from ida_lightning.revision import revise_soft_labels
 from ida_lightning.supervision import Supervision, SupervisionHook
 
 __version__ = "0.1.0"
@@ -60,6 +61,7 @@ __all__ = [
     "isotonic_soft_labels",
     "isotonic_softmax",
     "kl_divergence",
+    "logit_loss",
     "mix_images",
     "mix_labels",
     "mixed_cross_entropy",
@@ -67,5 +69,7 @@ __all__ = [
     "order_penalty",
     "order_statistics",
     "prediction_agreement",
+    "probability_loss",
+    "revise_soft_labels",
     "violated_rows",
 ]

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: F401 (the configs name it)
 from safetensors.torch import save_file
 
+from ida_lightning import revise_soft_labels, violated_rows
 from ida_lightning.audit.verdict import least_accuracy, percent
 from ida_lightning.cli import main
 from ida_lightning.isotonic import correct_soft_labels
@@ -69,7 +70,7 @@ def test_a_teacher_that_answers_the_mixed_label_needs_no_correction(capsys):
         assert values["tau"] == pytest.approx(1, abs=0.01)  # below only where CutMix covers less than a pixel
         assert values["accuracy"] == values["covers_any"] == 1
         moved = [value for name, value in values.items() if name.startswith(("moved_mass", "correction_kl", "to_"))]
-        assert len(moved) == 2 * 3 * 5
+        assert len(moved) == 2 * 4 * 5
         assert not any(moved)
     assert values_of(content, "clean")["tau"] == 1
     assert content["verdict"]["code"] == "not_worth_it"
@@ -145,6 +146,65 @@ def test_numbers_are_those_of_a_slow_computation():
         (*pair, len(pairs[pair])) for pair, _ in expected
     ]
     assert [pair["moved_mass"] for pair in worst["by_moved_mass"]] == pytest.approx([m for _, m in expected], abs=1e-5)
+
+
+SYSTEMS = """
+trainer:
+  callbacks:
+    - {class_path: LabelRevisionCallback, init_args: {eta: 0.6, space: probabilities}}
+    - {class_path: DataSelectionCallback, init_args: {score: %s, fraction: 0.25, folder: scores}}
+"""
+
+
+@pytest.mark.parametrize("score", ["influence", "violation"])
+def test_revision_and_selection_are_those_of_a_slow_computation(score, capsys):
+    Path("systems.yaml").write_text(SYSTEMS % score)
+    content = audit("ConfusedTeacher", "--config", "systems.yaml", "--batches=12")
+    data = ColoursDataModule(batch_size=16, mixing=Mixing("cutmix"), seed=0)
+    data.setup("fit")
+    teacher = ConfusedTeacher()
+
+    def check(name, logits, mix):
+        values = values_of(content, name)
+        for temperature in (2.0, 1.0):
+            soft = (logits / temperature).softmax(1)
+            after = revise_soft_labels(soft, mix, 0.6, "wrong", temperature, "probabilities")
+            moved = (after - soft).abs().sum(1) / 2
+            found = values[f"moved_mass/revision/T{temperature:g}"]
+            assert found == pytest.approx(float(moved.mean()), abs=1e-5)
+            assert found > values[f"moved_mass/softened/T{temperature:g}"] > 0
+        assert values["violated"] == pytest.approx(float(violated_rows(logits, mix).float().mean()))
+        return violated_rows(logits, mix)
+
+    with torch.no_grad():
+        for split, name in (("train", "clean"), ("val", "validation")):
+            everything = data.splits[split].__getitems__(range(len(data.splits[split])))
+            logits = teacher(data.normalise(everything.images))
+            wrong = check(name, logits, everything.label_mix)
+            if split == "train":
+                wrong_in_training, probs = wrong, logits.softmax(1)
+    labels = data.splits["train"].labels[:, None]
+    selection = content["selection"]
+    assert selection["teacher_wrong"] == pytest.approx(float(wrong_in_training.float().mean()))
+    assert selection["trusted"] == 48 / 192
+    wrong = selection["teacher_wrong"]
+    whole = wrong * selection["trusted_where_wrong"] + (1 - wrong) * selection["trusted_where_right"]
+    assert whole == pytest.approx(0.25)
+    if score == "violation":
+        lead = (probs.gather(1, labels) - probs.scatter(1, labels, 0).amax(1, keepdim=True))[:, 0]
+        best = lead.topk(48).indices
+        assert selection["trusted_where_wrong"] * int(wrong_in_training.sum()) == int(wrong_in_training[best].sum())
+    printed = capsys.readouterr().out
+    assert "Label revision (eta 0.6, probabilities space, T = 2): the teacher is wrong about the order of" in printed
+    assert f"Data selection ({score}): the teacher teaches 25.0 % of the training images" in printed
+
+
+def test_a_selection_by_the_student_is_not_guessed(capsys):
+    Path("systems.yaml").write_text(SYSTEMS.replace("fraction", "network: student, fraction") % "influence")
+    content = audit("ConfusedTeacher", "--config", "systems.yaml")
+    assert "trusted" not in content["selection"]
+    assert "Data selection looks at the student, whom an audit does not train." in capsys.readouterr().out
+    assert audit("ConfusedTeacher")["selection"] is None
 
 
 def test_bins_share_out_all_rows():

@@ -21,6 +21,9 @@ from ida_lightning.metrics import kl_divergence, moved_mass, order_statistics, v
 from ida_lightning.mixing import MixedBatch, Mixing, MixingKind
 
 SPACES: tuple[Space, ...] = get_args(Space)
+CORRECTIONS = (*SPACES, "revision")
+Revise = Callable[[Tensor, LabelMix, float], Tensor]
+"""From soft labels, their mixes and the temperature to revised soft labels."""
 
 
 class Rows(NamedTuple):
@@ -65,9 +68,10 @@ def measure(
     temperature: float,
     teacher: Callable[[Tensor], Tensor],
     device: torch.device,
+    revise: Revise,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[str, Rows]:
-    """Show the teacher the training images of the run's first steps, clean and mixed in every way.
+    """Show the teacher training images of the run's first steps, clean and mixed in every way, and validation images.
 
     All ways of mixing get the same images with the same augmentation, and all draws come from the data module's own
     generators: the configured way is, image for image, what the student of that run would see (if it draws per sample
@@ -79,6 +83,7 @@ def measure(
         temperature: of the soft labels.
         teacher: from images to logits.
         device: where the images go.
+        revise: the label revision that is measured beside the correction.
         progress: wraps the numbers of the batches, to show how far it is.
 
     Returns:
@@ -103,10 +108,12 @@ def measure(
         plain = data.transfer_batch_to_device(plain, device, 0)
         for name, view in views.items():
             batch = view.mix(plain, view.batch_generator(epoch, number))
-            logits = teacher(batch.images)
-            finite = torch.isfinite(logits).all(1)
-            values = measure_rows(logits[finite], batch.label_mix.select(finite), temperature)
-            found[name].append((values, int((~finite).sum())))
+            found[name].append(_measured(teacher(batch.images), batch.label_mix, temperature, revise))
+    found["validation"] = []
+    for fetched_plain in islice(data.val_dataloader(), batches):
+        plain = data.transfer_batch_to_device(fetched_plain, device, 0)
+        logits = teacher(data.normalise(plain.images))
+        found["validation"].append(_measured(logits, plain.label_mix, temperature, revise))
     return {name: _joined(name, parts) for name, parts in found.items()}
 
 
@@ -123,6 +130,11 @@ def _fetch(loader: DataLoader[MixedBatch]) -> Iterator[tuple[int, int, MixedBatc
         epoch += 1
 
 
+def _measured(logits: Tensor, mix: LabelMix, temperature: float, revise: Revise) -> tuple[dict[str, Tensor], int]:
+    finite = torch.isfinite(logits).all(1)
+    return measure_rows(logits[finite], mix.select(finite), temperature, revise), int((~finite).sum())
+
+
 def _joined(name: str, parts: list[tuple[dict[str, Tensor], int]]) -> Rows:
     columns = {key: torch.cat([values[key] for values, _ in parts]).numpy() for key in parts[0][0]}
     nonfinite = sum(count for _, count in parts)
@@ -132,14 +144,14 @@ def _joined(name: str, parts: list[tuple[dict[str, Tensor], int]]) -> Rows:
     return Rows(labels, heaviest, classes, columns, nonfinite)
 
 
-def measure_rows(logits: Tensor, label_mix: LabelMix, temperature: float) -> dict[str, Tensor]:
+def measure_rows(logits: Tensor, label_mix: LabelMix, temperature: float, revise: Revise) -> dict[str, Tensor]:
     """Everything that is measured of one batch, on the CPU; ``(batch,)`` and float64 where nothing else is said.
 
     * ``labels``, ``heaviest``, ``classes``: see :class:`Rows`;
     * ``accuracy``: the largest logit is that of the heaviest class;
     * ``mix_reversed``, ``rest_above``, ``violated``, ``tau``, ``covers_any``, ``covers_all`` of the logits: see
       :func:`ida_lightning.order_statistics`;
-    * for each space, at the temperature and at 1: ``moved_mass`` of the soft label by the correction;
+    * for the correction in each space and the revision, at the temperature and at 1: ``moved_mass`` of the soft label;
       ``correction_kl``, KL(corrected || soft label) in nats; ``to_heaviest``, ``to_others``, ``to_rest``: by how
       much the share of the heaviest class, of the image's other classes and of all the rest would grow.
     """
@@ -155,21 +167,23 @@ def measure_rows(logits: Tensor, label_mix: LabelMix, temperature: float) -> dic
     }
     for each in dict.fromkeys((temperature, 1.0)):
         before, logs = (logits / each).softmax(1), (logits / each).log_softmax(1)
+        # As the callbacks do it: what is in order stays bit for bit, or is what the revision makes of it.
         violated = violated_rows(before, label_mix)[:, None]
+        afters: dict[str, Tensor] = {"revision": revise(before, label_mix, each)}
         for space in SPACES:
-            # As the callback does it: what is in order stays bit for bit.
-            after = torch.where(violated, correct_soft_labels(before, label_mix, each, space), before)
+            afters[space] = torch.where(violated, correct_soft_labels(before, label_mix, each, space), before)
+        for name, after in afters.items():
             gain = after - before
             to_heaviest = gain.gather(1, order.labels[:, :1])[:, 0]
             to_mix = (gain * mix_classes).sum(1)
             quantities = {
                 "moved_mass": moved_mass(before, after),
-                "correction_kl": torch.where(violated[:, 0], kl_divergence(after.log(), logs), 0),
+                "correction_kl": torch.where((after != before).any(1), kl_divergence(after.log(), logs), 0),
                 "to_heaviest": to_heaviest,
                 "to_others": to_mix - to_heaviest,
                 "to_rest": (gain * ~mix_classes).sum(1),
             }
-            found |= {corrected_name(key, space, each): value for key, value in quantities.items()}
+            found |= {corrected_name(key, name, each): value for key, value in quantities.items()}
     whole = ("labels", "classes")
     # On the host first: not every accelerator has float64.
     return {name: value.cpu() if name in whole else value.cpu().double() for name, value in found.items()}

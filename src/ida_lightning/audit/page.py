@@ -7,7 +7,7 @@ import html
 import json
 from collections.abc import Iterable, Sequence
 
-from ida_lightning.audit.measure import SPACES, corrected_name
+from ida_lightning.audit.measure import CORRECTIONS, corrected_name
 from ida_lightning.audit.report import Pair, Report
 from ida_lightning.audit.verdict import Verdict, percent
 
@@ -61,9 +61,10 @@ def write_page(report: Report, verdict: Verdict, picture: bytes) -> str:
             ],
         ),
         "<h2>Target that a correction moves</h2>",
-        "<p>Share of the soft label (total variation), and KL(corrected || soft label) in nats.</p>",
+        "<p>The isotonic correction by space, and label revision. Share of the soft label (total variation), and "
+        "KL(corrected || soft label) in nats.</p>",
         _table(
-            ["", *(f"{space}, T = {each:g}" for each in temperatures for space in SPACES)],
+            ["", *(f"{name}, T = {each:g}" for each in temperatures for name in CORRECTIONS)],
             [[mixing, *_corrections(report, mixing, temperatures)] for mixing in report.mixings],
         ),
         f"<h2>By the share of the heaviest class ({_text(report.mixed)})</h2>",
@@ -97,10 +98,10 @@ def write_page(report: Report, verdict: Verdict, picture: bytes) -> str:
 
 def _corrections(report: Report, mixing: str, temperatures: Iterable[float]) -> list[str]:
     return [
-        f"{percent(report.value(mixing, corrected_name('moved_mass', space, each)))}; "
-        f"{report.value(mixing, corrected_name('correction_kl', space, each)):.4f}"
+        f"{percent(report.value(mixing, corrected_name('moved_mass', name, each)))}; "
+        f"{report.value(mixing, corrected_name('correction_kl', name, each)):.4f}"
         for each in temperatures
-        for space in SPACES
+        for name in CORRECTIONS
     ]
 
 

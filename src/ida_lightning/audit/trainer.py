@@ -19,16 +19,19 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ida_lightning.audit.figure import draw
-from ida_lightning.audit.measure import Rows, corrected_name, measure
+from ida_lightning.audit.measure import Rows, audited_mixings, corrected_name, measure
 from ida_lightning.audit.page import write_page
 from ida_lightning.audit.report import Configured, Report, summarise, worst_pairs
 from ida_lightning.audit.verdict import Verdict, judge
-from ida_lightning.callbacks import IsotonicSoftLabelCallback
+from ida_lightning.callbacks import DataSelectionCallback, IsotonicSoftLabelCallback, LabelRevisionCallback
 from ida_lightning.data import MixingDataModule
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
+from ida_lightning.label_mix import LabelMix
 from ida_lightning.models import ImageInput
 from ida_lightning.modules import DistillationModule
+from ida_lightning.revision import revise_soft_labels
+from ida_lightning.selection import trusted_rows
 
 _PACKAGES = ("ida-lightning", "torch", "lightning", "timm", "numpy")
 
@@ -112,7 +115,42 @@ class AuditTrainer(L.Trainer):
             quiet = self.progress_bar_callback is None
             return Tqdm(numbers, desc="Auditing", unit="batch", disable=quiet, file=sys.stderr)
 
-        return measure(data, batches, model.temperature, teacher, self.strategy.root_device, progress)
+        def revise(soft_labels: Tensor, mix: LabelMix, temperature: float) -> Tensor:
+            revision = self._revision()
+            return revise_soft_labels(soft_labels, mix, revision.eta, revision.which, temperature, revision.space)
+
+        return measure(data, batches, model.temperature, teacher, self.strategy.root_device, revise, progress)
+
+    def _revision(self) -> LabelRevisionCallback:
+        """The config's, or what one would be by default."""
+        found = [callback for callback in self.callbacks if isinstance(callback, LabelRevisionCallback)]  # type: ignore[attr-defined]
+        return found[0] if found else LabelRevisionCallback()
+
+    def _selection(self, model: DistillationModule, data: MixingDataModule) -> dict[str, Any] | None:
+        """What the config's data selection would choose of the training images, unmixed and not augmented."""
+        found = [callback for callback in self.callbacks if isinstance(callback, DataSelectionCallback)]  # type: ignore[attr-defined]
+        if not found:
+            return None
+        selection = found[0]
+        about = {"score": selection.score, "fraction": selection.fraction, "network": selection.network}
+        if selection.score == "influence" and selection.network == "student":
+            return about  # nobody has trained one
+        scores = selection.scores(self, model, data)
+        trusted = trusted_rows(scores, selection.fraction)
+        wrong = DataSelectionCallback("violation", folder=selection.folder).scores(self, model, data) < 0
+
+        def share(of: Tensor, rows: Tensor) -> float | None:
+            return float(of[rows].double().mean()) if rows.any() else None
+
+        everything = torch.ones_like(wrong)
+        return {
+            **about,
+            "teacher_wrong": share(wrong, everything),
+            "positive_scores": share(scores > 0, everything),
+            "trusted": share(trusted, everything),
+            "trusted_where_right": share(trusted, ~wrong),
+            "trusted_where_wrong": share(trusted, wrong),
+        }
 
     def _report(self, model: DistillationModule, data: MixingDataModule, rows: dict[str, Rows]) -> Report:
         isotonic = [callback for callback in self.callbacks if isinstance(callback, IsotonicSoftLabelCallback)]  # type: ignore[attr-defined]
@@ -140,14 +178,17 @@ class AuditTrainer(L.Trainer):
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
             "precision": str(self.precision),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+            "revision": {name: getattr(self._revision(), name) for name in ("eta", "which", "space")},
+            "selection": self._selection(model, data),
             "config": self.audited_config,
         }
         moved = corrected_name("moved_mass", configured.space, configured.temperature)
+        audited = audited_mixings(data.mixing).keys() - {"clean"}
         return Report(
             facts,
             configured,
             [found for name, table in rows.items() for found in summarise(name, table)],
-            {name: worst_pairs(table, moved, data.class_names) for name, table in rows.items() if name != "clean"},
+            {name: worst_pairs(table, moved, data.class_names) for name, table in rows.items() if name in audited},
         )
 
 

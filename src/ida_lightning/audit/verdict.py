@@ -124,6 +124,9 @@ def _reasons(report: Report, most: str) -> list[str]:
         f"In expectation ({space} space, T = {temperature:g}), in points of 100: heaviest class {gain('to_heaviest')}, "
         f"the image's other classes {gain('to_others')}, all the rest {gain('to_rest')}."
     )
+    reasons += _revision(
+        report, [("clean", "clean"), (report.mixed, _NAMES[report.mixed]), ("validation", "validation")]
+    )
     if strength is None:
         reasons.append("The config corrects nothing; what is said of it is about softened space, the default.")
     elif strength != 1:
@@ -140,3 +143,35 @@ def _reasons(report: Report, most: str) -> list[str]:
         "students trained both ways, with several seeds, can tell."
     )
     return reasons
+
+
+def _revision(report: Report, ways: list[tuple[str, str]]) -> list[str]:
+    """What label revision and data selection would do, beside the correction."""
+    space, temperature = report.configured.space, report.configured.temperature
+    revision, selection = report.facts["revision"], report.facts["selection"]
+
+    def shares(metric: str) -> str:
+        return ", ".join(f"{percent(report.value(way, metric))} ({name})" for way, name in ways)
+
+    sentences = [
+        f"Label revision (eta {revision['eta']:g}, {revision['space']} space, T = {temperature:g}): the teacher is "
+        f"wrong about the order of {shares('violated')} of the images; revising moves "
+        f"{shares(corrected_name('moved_mass', 'revision', temperature))} of the target, correcting "
+        f"{shares(corrected_name('moved_mass', space, temperature))}."
+    ]
+    if selection is None:
+        return sentences
+    if "trusted" not in selection:
+        return [*sentences, "Data selection looks at the student, whom an audit does not train."]
+    parts = {
+        "right": selection["trusted_where_right"],
+        f"wrong ({percent(selection['teacher_wrong'])})": selection["trusted_where_wrong"],
+    }
+    trusted = " and ".join(
+        f"{percent(part)} of those where it is {where}" for where, part in parts.items() if part is not None
+    )
+    sentences.append(
+        f"Data selection ({selection['score']}): the teacher teaches {percent(selection['trusted'])} of the training "
+        f"images, {trusted}."
+    )
+    return sentences

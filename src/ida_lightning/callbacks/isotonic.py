@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
-from ida_lightning.callbacks.row_means import RowMeans
+from ida_lightning.callbacks.supervising import SupervisionCallback, order_rows
 from ida_lightning.errors import InputError
 from ida_lightning.isotonic import Solver, Space, correct_soft_labels
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.losses import distillation_loss
-from ida_lightning.metrics import moved_mass, violated_rows
+from ida_lightning.metrics import violated_rows
 from ida_lightning.supervision import Supervision
 
 Role = Literal["replace", "add"]
 
 
-class IsotonicSoftLabelCallback(L.Callback):
+class IsotonicSoftLabelCallback(SupervisionCallback):
     """Makes the teacher's soft labels respect the order of the mixed images' labels, on the device, per batch.
 
     Works with any LightningModule that offers ``register_supervision_hook``. Logs epoch means over the training
@@ -95,6 +94,7 @@ class IsotonicSoftLabelCallback(L.Callback):
             raise InputError(f"strength: expected 1 with role add, whose measure is added_weight, got {strength}")
         if student_softmax == "twice" and role != "add":
             raise InputError("student_softmax: expected once with role replace, got 'twice'")
+        super().__init__()
         self.solver = solver
         self.space = space
         self.strength = strength
@@ -102,52 +102,13 @@ class IsotonicSoftLabelCallback(L.Callback):
         self.added_weight = added_weight
         self.student_softmax = student_softmax
         self.same_class = same_class
-        self._handles: list[RemovableHandle] = []
-        self._means = RowMeans()
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Join the module's supervision."""
-        # A fit that crashed never reached teardown; joining twice would correct twice.
-        self.teardown(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        register = getattr(pl_module, "register_supervision_hook", None)
-        if not callable(register):
-            raise InputError(
-                "IsotonicSoftLabelCallback: expected a module with register_supervision_hook, such as "
-                f"DistillationModule, got {type(pl_module).__name__}"
-            )
-
-        self._handles.append(register(self._correct))
+    def _join(self, module: L.LightningModule) -> None:
+        super()._join(module)
         if self.student_softmax == "twice":
-            self._handles.append(pl_module.register_loss_term("corrected_loss", self._twice))  # type: ignore[operator]
+            self._handles.append(module.register_loss_term("corrected_loss", self._twice))  # type: ignore[operator]
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the module's supervision."""
-        while self._handles:
-            self._handles.pop().remove()
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Begin an epoch's means; a run resumed from a checkpoint of an epoch's last step never saw that epoch end."""
-        _, batch_idx = args
-        if batch_idx == 0:
-            self._means.begin()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the means over the epoch's rows."""
-        means = {f"train/{name}": value for name, value in self._means.take(trainer).items()}
-        pl_module.log_dict(means, sync_dist=True)  # equal everywhere already; Lightning wants to hear it
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of an epoch that is not over."""
-        checkpoint[f"{type(self).__name__}_means"] = self._means.state(trainer)
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on with them."""
-        if state := checkpoint.get(f"{type(self).__name__}_means"):
-            self._means.restore(state, trainer, trainer.strategy.root_device)
-
-    def _correct(self, supervision: Supervision) -> Supervision:
+    def _teach(self, supervision: Supervision) -> Supervision:
         before, mix, soft_weight = supervision.soft_labels, supervision.label_mix, supervision.soft_weight
         violated = violated_rows(before, mix)
         after = before
@@ -162,17 +123,8 @@ class IsotonicSoftLabelCallback(L.Callback):
                 after = torch.lerp(before, after, self.strength)
             if self.same_class == "one":  # rows in order stay as they are, bit for bit
                 after = torch.where(violated[:, None], after, before)
-        self._measure(
-            {
-                "violation_rate": violated,
-                "violation_rate_corrected": violated_rows(after, mix),
-                "moved_mass": moved_mass(before, after),
-            }
-        )
+        self._measure(order_rows(violated, before, after, mix))
         return supervision._replace(soft_labels=after, soft_weight=soft_weight)
-
-    def _measure(self, rows: dict[str, Tensor]) -> None:
-        self._means.add(rows)
 
     def _corrected(self, supervision: Supervision) -> Tensor:
         mix, temperature = self._order(supervision), supervision.temperature

@@ -131,7 +131,7 @@ class DistillationModule(ClassifierBase):
             compile_args,
         )
         self._supervision_hooks: OrderedDict[int, SupervisionHook] = OrderedDict()
-        self._loss_terms: OrderedDict[int, tuple[str, LossTerm]] = OrderedDict()
+        self._loss_terms: OrderedDict[int, tuple[str, LossTerm, str | None]] = OrderedDict()
         self._pay = _pay
 
     @property
@@ -168,23 +168,26 @@ class DistillationModule(ClassifierBase):
         self._supervision_hooks[handle.id] = hook
         return handle
 
-    def register_loss_term(self, name: str, term: LossTerm) -> RemovableHandle:
+    def register_loss_term(self, name: str, term: LossTerm, replaces: str | None = None) -> RemovableHandle:
         """Let the student pay for something more, on every training batch.
 
         Args:
             name: under which the term is logged, after ``train/``.
             term: ``(student_logits, supervision) -> (batch,)``, one loss per row; its mean is added to the loss.
+            replaces: ``kd_loss`` or ``hard_loss``: that part is not paid while this term is there.
 
         Returns:
             A handle; ``handle.remove()`` takes the term out again.
 
         Raises:
-            InputError: if there is a term of that name.
+            InputError: if there is a term of that name, or one that replaces the same part.
         """
-        if name in ("loss", "kd_loss", "hard_loss", *(other for other, _ in self._loss_terms.values())):
+        if name in ("loss", "kd_loss", "hard_loss", *(other for other, _, _ in self._loss_terms.values())):
             raise InputError(f"name: expected one that no other part of the loss has, got {name!r}")
+        if replaces not in {None, "kd_loss", "hard_loss"} - {other for *_, other in self._loss_terms.values() if other}:
+            raise InputError(f"replaces: expected kd_loss or hard_loss, not replaced yet, got {replaces!r}")
         handle = RemovableHandle(self._loss_terms)
-        self._loss_terms[handle.id] = name, term
+        self._loss_terms[handle.id] = name, term, replaces
         return handle
 
     def supervise(self, batch: MixedBatch) -> Supervision:
@@ -225,8 +228,10 @@ class DistillationModule(ClassifierBase):
         """The named parts whose sum is the loss; each the mean over rows, weights included."""
         kd_loss, hard_loss = self._pay(student_logits, supervision)
         parts = {"kd_loss": kd_loss, "hard_loss": hard_loss}
-        for name, term in self._loss_terms.values():
+        for name, term, replaces in self._loss_terms.values():
             parts[name] = term(student_logits, supervision).mean()
+            if replaces is not None:
+                del parts[replaces]
         return parts
 
     def on_train_start(self) -> None:
