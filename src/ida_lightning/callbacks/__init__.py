@@ -7,6 +7,7 @@ from ida_lightning.callbacks.panel import PanelCallback
 from ida_lightning.callbacks.predictions import PredictionsCallback
 from ida_lightning.callbacks.smoothing_control import SmoothingControlCallback
 from ida_lightning.callbacks.speed import SpeedCallback
+from ida_lightning.callbacks.teacher_labels import TeacherLabelCallback
 
 __all__ = [
     "ExportCallback",
@@ -16,4 +17,5 @@ __all__ = [
     "PredictionsCallback",
     "SmoothingControlCallback",
     "SpeedCallback",
+    "TeacherLabelCallback",
 ]
