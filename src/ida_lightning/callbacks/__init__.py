@@ -1,5 +1,6 @@
 """Callbacks: one file per system that changes what the student is taught, and what a run shows and leaves."""
 
+from ida_lightning.callbacks.cutmix_pick import CutMixPickCallback
 from ida_lightning.callbacks.export import ExportCallback
 from ida_lightning.callbacks.isotonic import IsotonicSoftLabelCallback
 from ida_lightning.callbacks.order_penalty import OrderPenaltyCallback
@@ -10,6 +11,7 @@ from ida_lightning.callbacks.speed import SpeedCallback
 from ida_lightning.callbacks.teacher_labels import TeacherLabelCallback
 
 __all__ = [
+    "CutMixPickCallback",
     "ExportCallback",
     "IsotonicSoftLabelCallback",
     "OrderPenaltyCallback",

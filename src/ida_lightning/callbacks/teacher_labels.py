@@ -21,7 +21,8 @@ class TeacherLabelCallback(L.Callback):
 
     as in the released code, where it is 0.9 and 0.1: so the soft part weighs twice what it does without mixed rows.
     Since the module takes the mean over all rows, the weights of clean rows are multiplied by (C + M) / C and those of
-    mixed rows by (C + M) / M. The student sees all rows in one pass, so its BatchNorm does too.
+    mixed rows by (C + M) / M: each kind then has the weight that all rows had together, also where a hook before this
+    one has dropped rows. The student sees all rows in one pass, so its BatchNorm does too.
 
     Args:
         hard_label: keep the hard label of mixed rows, with the module's ``hard_weight``: the variant that the paper
@@ -69,11 +70,13 @@ class TeacherLabelCallback(L.Callback):
             self._handle = None
 
     def _weigh(self, supervision: Supervision) -> Supervision:
-        mixed, rows = supervision.mixed, len(supervision.images)
+        mixed = supervision.mixed
         if mixed is None:
             raise InputError("TeacherLabelCallback: expected a supervision that says which rows were mixed, got none")
-        count = mixed.sum()
-        factor = rows / torch.where(mixed, count, rows - count)
+        # By weights and not by numbers of rows, so that it comes to the same where rows were picked before.
+        weight = supervision.soft_weight + supervision.hard_weight
+        of_kind = torch.where(mixed, (weight * mixed).sum(), (weight * ~mixed).sum())
+        factor = torch.where(of_kind > 0, weight.sum() / of_kind, 0)
         hard_weight = factor * supervision.hard_weight
         return supervision._replace(
             soft_weight=factor * supervision.soft_weight,
