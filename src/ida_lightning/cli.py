@@ -127,7 +127,7 @@ class IDACLI(LightningCLI):
         arguments = self.config[self.subcommand] if self.subcommand else self.config
         if self.subcommand == "audit":
             self._audited = json.loads(self._parser("audit").dump(arguments, format="json", skip_none=False))
-            if "model.init_args.student" in arguments:  # nobody looks at it
+            if "model.init_args.student" in arguments and not arguments.get("student_checkpoint"):  # nobody looks at it
                 arguments["model.init_args.student"] = Namespace(class_path="torch.nn.Identity")  # type: ignore[no-untyped-call]
         checkpoint = arguments.get("model.init_args.teacher_checkpoint")
         if self.subcommand not in ("fit", "audit") or not checkpoint or Path(checkpoint).is_file():
