@@ -13,10 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ida_lightning.cli import main
-from ida_lightning.compare.cells import resolve
+from ida_lightning.compare.cells import _Resolver, resolve
 from ida_lightning.models import build_model
 from tests.data.test_cifar import make_cifar
 from tests.data.test_decoded import write_folder
+from tests.data.test_tiny_imagenet import make_tiny_imagenet
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHORT = [
@@ -59,18 +60,22 @@ def smaller(data, tmp_path, monkeypatch):
     """What makes a shipped config one for a test, beside SHORT."""
     if data == "digits":
         return {}
-    root = str(make_cifar(tmp_path / "cifar", monkeypatch))
+    common = {"data.batch_size": 4, "trainer.precision": "32-true"}
+    if data == "tiny_imagenet":
+        return {"data.root": str(make_tiny_imagenet(tmp_path).parent), "data.val_images": 6, **common}
     val_images = 20 if data == "evidence" else 100
-    return {"data.root": root, "data.val_images": val_images, "data.batch_size": 4, "trainer.precision": "32-true"}
+    return {"data.root": str(make_cifar(tmp_path / "cifar", monkeypatch)), "data.val_images": val_images, **common}
 
 
-@pytest.mark.parametrize("data", ["digits", "cifar100", "evidence"])
+@pytest.mark.parametrize("data", ["digits", "cifar100", "tiny_imagenet", "evidence"])
 def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_path, monkeypatch):
     more = [f"--{key}={value}" for key, value in smaller(data, tmp_path, monkeypatch).items()]
     names = {file.stem for file in (CONFIGS / data).glob("*.yaml")}
-    names = sorted(name for name in names if name != "teacher" and not name.startswith("compare"))
-    fit(f"{data}/teacher", *more)
-    for run, name in enumerate(names, start=1):
+    names = sorted(name for name in names if not name.startswith("compare"))
+    teachers = [name for name in names if name.endswith("teacher")]
+    for name in teachers:
+        fit(f"{data}/{name}", *more)
+    for run, name in enumerate((name for name in names if name not in teachers), start=len(teachers)):
         # Looking at 400 images takes a network of this size long; digits are looked at.
         quick = ["--trainer.callbacks.score=random"] if (data, name) == ("cifar100", "lr_ds") else []
         fit(f"{data}/{name}", *more, *quick)
@@ -218,6 +223,16 @@ def complaint_of(args, capsys):
         (["--data.mixing.alpha=0"], "alpha: expected a number > 0, got 0.0"),
         (["--data", "CIFAR100DataModule", "--data.root=nowhere"], "root: no CIFAR-100 at "),
         (["--config", "nowhere.yaml"], "File does not exist"),
+        (["--epoch_factor=0"], "epoch_factor: expected a number > 0, got 0"),
+        (["--epoch_factor=0.01"], "a number of epochs to multiply in trainer.max_epochs, got 12 times 0.01"),
+        (
+            ["--epoch_factor=2", "--trainer.max_epochs=null"],
+            "epochs to multiply in trainer.max_epochs, got None times 2",
+        ),
+        (
+            ["--epoch_factor=2", "--model.lr_scheduler=ExponentialLR", "--model.lr_scheduler.gamma=0.9"],
+            "other than MultiStepLR, StepLR, CosineAnnealingLR or none, got 2 and ExponentialLR",
+        ),
         (["--ckpt_path", "nowhere.ckpt"], "ckpt_path: expected a checkpoint, found nothing at nowhere.ckpt"),
         (["--model.teacher_checkpoint=damaged.ckpt"], "teacher_checkpoint: damaged.ckpt is damaged or no weight file"),
         (["--ckpt_path=damaged.ckpt"], "ckpt_path: damaged.ckpt is damaged or no checkpoint"),
@@ -236,6 +251,8 @@ def test_missing_teacher_says_what_to_run(capsys):
     line = complaint_of(["fit", "--config", str(CONFIGS / "digits" / "ida_cutmix.yaml")], capsys)
     assert "teacher_checkpoint: expected a weight file, found nothing at outputs/digits/teacher.safetensors" in line
     assert line.endswith(f"train the teacher first: ida-lightning fit --config {CONFIGS / 'digits' / 'teacher.yaml'}")
+    line = complaint_of(["fit", "--config", str(CONFIGS / "cifar100" / "tlcutmix.yaml")], capsys)
+    assert line.endswith(f"ida-lightning fit --config {CONFIGS / 'cifar100' / 'kda_teacher.yaml'}")
 
 
 def test_missing_and_unknown_subcommands_are_one_line(capsys):
@@ -263,6 +280,56 @@ def test_two_processes_train_through_the_console():
     assert metrics_of(1)["train/violation_rate_corrected"] == [0.0]
     assert Path("outputs/digits/ida_cutmix.safetensors").is_file()
     assert len(list(Path("outputs/lightning_logs").iterdir())) == 2, "only one process logs"
+
+
+MILESTONES = ["--model.lr_scheduler=MultiStepLR", "--model.lr_scheduler.milestones=[1, 3]"]
+
+
+def kept_config(run):
+    kept = yaml.safe_load(Path(f"outputs/lightning_logs/version_{run}/config.yaml").read_text())
+    kept.pop("ckpt_path")
+    return kept
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # the second run's
+def test_one_number_prolongs_epochs_and_schedule_once():
+    save_file(build_model("test_resnet", num_classes=10, in_channels=1).state_dict(), "teacher.safetensors")
+    recipe = [
+        *(*MILESTONES, "--trainer.callbacks+=LearningRateMonitor", "--trainer.limit_train_batches=1"),
+        *("--model.teacher=test_resnet", "--model.teacher_checkpoint=teacher.safetensors", "--data.image_size=8"),
+    ]
+    fit("digits/kd_cutmix", *recipe, "--epoch_factor=2")
+    kept = kept_config(0)
+    assert kept["trainer"]["max_epochs"] == 2
+    assert kept["model"]["init_args"]["lr_scheduler"]["init_args"]["milestones"] == [2, 6]
+    assert kept["epoch_factor"] == 1
+    assert len(metrics_of(0)["student/val_acc"]) == 2
+    assert metrics_of(0)["lr-SGD"] == pytest.approx([0.05, 0.05]), "the first milestone is behind the second epoch"
+    main(["fit", "--config", "outputs/lightning_logs/version_0/config.yaml"])
+    assert kept_config(1) == kept
+    fit("digits/kd_cutmix", *recipe, "--epoch_factor=2", "--ckpt_path=outputs/digits/kd_cutmix/last.ckpt")
+    resumed = kept_config(2)
+    assert resumed["trainer"]["max_epochs"] == 2
+    assert resumed["model"]["init_args"]["lr_scheduler"]["init_args"]["milestones"] == [2, 6], "not once more"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ([], {}),
+        (["StepLR", "step_size=4"], {"step_size": 6}),
+        (["CosineAnnealingLR", "T_max=12"], {"T_max": 18}),
+        (["MultiStepLR", "milestones=[4, 8, 10]"], {"milestones": [6, 12, 15]}),
+    ],
+)
+def test_epoch_factor_knows_what_schedules_count_in_epochs(schedule, expected):
+    options = [f"--model.lr_scheduler{'.' if '=' in each else '='}{each}" for each in schedule]
+    resolved = _Resolver(
+        ["fit", "--config", str(CONFIGS / "digits" / "kd_cutmix.yaml"), *options, "--epoch_factor=1.5"]
+    ).resolved()
+    assert resolved["trainer"]["max_epochs"] == 18
+    scheduler = resolved["model"]["init_args"]["lr_scheduler"]
+    assert scheduler is None if not schedule else expected.items() <= scheduler["init_args"].items()
 
 
 RECIPE = """

@@ -26,6 +26,8 @@ from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 
+# What a scheduler that is stepped once an epoch counts in epochs.
+_IN_EPOCHS = {"MultiStepLR": "milestones", "StepLR": "step_size", "CosineAnnealingLR": "T_max"}
 _LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}
 
 
@@ -102,20 +104,37 @@ class IDACLI(LightningCLI):
         for source, target in _LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
+        parser.add_argument(
+            "--epoch_factor",
+            type=float,
+            default=1.0,
+            help="How many times as long to train: multiplies trainer.max_epochs and what the schedule counts in "
+            "epochs. The saved config of a run has the products, and 1 here.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Read the arguments and apply ``epoch_factor``, once: what a resumed checkpoint adds has it already."""
+        super().parse_arguments(parser, args)
+        subcommand = self.config.get("subcommand")
+        arguments = self.config[subcommand] if subcommand else self.config
+        factor = arguments.get("epoch_factor", 1.0)
+        if factor != 1:
+            _prolong(arguments, factor)
+            arguments["epoch_factor"] = 1.0
 
     def before_instantiate_classes(self) -> None:
         """Look for the teacher before anything is built."""
         arguments = self.config[self.subcommand] if self.subcommand else self.config
         if self.subcommand == "audit":
             self._audited = json.loads(self._parser("audit").dump(arguments, format="json", skip_none=False))
-            if "model.init_args.student" in arguments:  # nobody looks at it
+            if "model.init_args.student" in arguments and not arguments.get("student_checkpoint"):  # nobody looks at it
                 arguments["model.init_args.student"] = Namespace(class_path="torch.nn.Identity")  # type: ignore[no-untyped-call]
         checkpoint = arguments.get("model.init_args.teacher_checkpoint")
         if self.subcommand not in ("fit", "audit") or not checkpoint or Path(checkpoint).is_file():
             return
         advice = ""
         for config in arguments.get("config") or []:
-            sibling = Path(str(config)).with_name("teacher.yaml")
+            sibling = Path(str(config)).with_name(f"{Path(checkpoint).stem}.yaml")
             if sibling.is_file():
                 advice = f"; train the teacher first: ida-lightning fit --config {sibling}"
         raise InputError(f"teacher_checkpoint: expected a weight file, found nothing at {checkpoint}{advice}")
@@ -142,6 +161,31 @@ class IDACLI(LightningCLI):
             super()._parse_ckpt_path()
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, AttributeError) as error:
             raise InputError(f"ckpt_path: {path} is damaged or no checkpoint ({_one_line(str(error))})") from error
+
+
+def _prolong(arguments: Namespace, factor: float) -> None:
+    """Multiply all that is counted in epochs, so that the schedule keeps its shape."""
+    if not 0 < factor < float("inf"):
+        raise InputError(f"epoch_factor: expected a number > 0, got {factor:g}")
+    keys = ["trainer.max_epochs"]
+    scheduler = "model.init_args.lr_scheduler"
+    if arguments.get(scheduler) is not None:  # none is warm-up and cosine over the whole run, however long
+        name = arguments[f"{scheduler}.class_path"].rpartition(".")[2]
+        if name not in _IN_EPOCHS:
+            known = ", ".join(_IN_EPOCHS)
+            raise InputError(
+                f"epoch_factor: expected 1 with a schedule other than {known} or none, got {factor:g} and {name}"
+            )
+        keys.append(f"{scheduler}.init_args.{_IN_EPOCHS[name]}")
+    for key in keys:
+        epochs = arguments.get(key)
+        counts = epochs if isinstance(epochs, list) else [epochs]
+        products = [None if count is None or count < 1 else round(factor * count) for count in counts]
+        if not all(products):
+            raise InputError(
+                f"epoch_factor: expected a number of epochs to multiply in {key}, got {epochs} times {factor:g}"
+            )
+        arguments[key] = products if isinstance(epochs, list) else products[0]
 
 
 def _one_line(message: str) -> str:

@@ -32,6 +32,11 @@ class MixedBatch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     partner: Tensor
 
+    def mixed(self) -> Tensor:
+        """Which rows were mixed, bool ``(batch,)``: those with another row as partner or a label of several classes."""
+        itself = torch.arange(len(self.partner), device=self.partner.device)
+        return (self.partner != itself[:, None]).any(1) | ((self.label_mix.weights > 0).sum(1) > 1)
+
 
 class MixPlan(NamedTuple):
     """Everything random about one batch that mixes k images in every row, as CPU tensors.

@@ -27,6 +27,7 @@ class Supervision(NamedTuple):
         soft_weight: float32 ``(batch,)``, weight of the row's distillation loss.
         hard_weight: float32 ``(batch,)``, weight of the row's cross-entropy with its hard label.
         temperature: at which ``soft_labels`` were softened, and at which the student will be compared.
+        mixed: bool ``(batch,)``, which rows were mixed (:meth:`MixedBatch.mixed`); None where nobody said.
     """
 
     images: Tensor
@@ -37,6 +38,7 @@ class Supervision(NamedTuple):
     soft_weight: Tensor
     hard_weight: Tensor
     temperature: float
+    mixed: Tensor | None = None
 
     def select(self, rows: Tensor) -> Supervision:
         """Only the rows named by an index or boolean mask ``(batch,)``."""
@@ -49,6 +51,7 @@ class Supervision(NamedTuple):
             self.soft_weight[rows],
             self.hard_weight[rows],
             self.temperature,
+            None if self.mixed is None else self.mixed[rows],
         )
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ida_lightning import InputError, Mixing
+from ida_lightning import InputError, LabelMix, MixedBatch, Mixing
 from ida_lightning.data import DigitsDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
 from ida_lightning.modules import ClassificationModule
@@ -142,3 +142,50 @@ def test_digits_are_real_split_as_said_and_resizable():
     assert torch.equal(large.splits["test"].labels, data.splits["test"].labels)
     with pytest.raises(InputError, match="image_size: expected at least the 8 pixels of the scans, got 4"):
         DigitsDataModule(image_size=4)
+
+
+@pytest.mark.parametrize("options", [{}, {"kind": "both", "images": 3}, {"kind": "mosaic"}, {"probability": 0.4}])
+@pytest.mark.parametrize("pool", [1, 2])
+def test_a_pool_keeps_the_clean_rows_and_puts_mixes_of_them_behind(options, pool):
+    data, alone = (BlobsDataModule(batch_size=8, mixing=Mixing(**options), pool=pool) for pool in (pool, 0))
+    alone.setup("fit")
+    loaded = next(iter(alone.train_dataloader()))
+    batch = data.mix(loaded, data.batch_generator(0, 0))
+    several = alone.mix(loaded, alone.batch_generator(0, 0))
+    rows = 8 * (1 + pool)
+    assert {len(field) for field in (batch.images, *batch.label_mix, batch.index, batch.partner)} == {rows}
+    assert torch.equal(batch.images[:8], alone.normalise(loaded.images))
+    assert torch.equal(batch.label_mix.dense(4)[:8], loaded.label_mix.dense(4))
+    assert torch.equal(batch.index, loaded.index.repeat(1 + pool))
+    assert batch.mixed().tolist() == [False] * 8 + [True] * 8 * pool, "also where chance mixed an image with itself"
+    for field, first_mix in zip((batch.images, *batch.label_mix), (several.images, *several.label_mix), strict=True):
+        assert torch.equal(field[8:16], first_mix), "the first mix is the one that a batch without a pool would be"
+    assert torch.equal(batch.partner[8:16], several.partner)
+    if pool == 2:
+        assert not torch.equal(batch.images[16:], batch.images[8:16]), "drawn anew"
+    own = loaded.label_mix.labels[:, 0]
+    shown = torch.cat((own.repeat(pool)[:, None], own[batch.partner[8:]]), 1)
+    dense = batch.label_mix.dense(4)[8:]
+    assert ((dense * torch.zeros_like(dense).scatter_(1, shown, 1)).sum(1) >= 1 - 1e-6).all()
+
+
+def test_rows_are_mixed_that_have_a_partner_or_several_classes():
+    images, index = torch.zeros(4, 1, 8, 8), torch.arange(4)
+    mix = LabelMix(
+        torch.tensor([[0, 1], [2, 2], [1, 1], [3, 3]]), torch.tensor([[0.6, 0.4], [1, 0], [0.7, 0.3], [1, 0]])
+    )
+    partner = torch.tensor([[0], [0], [2], [3]])
+    found = MixedBatch(images, mix.canonical(), index, partner).mixed()
+    assert found.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": -1}, "pool: expected 0 or more, got -1"),
+        ({"pool": 2, "mixing": Mixing("none")}, "pool: expected 0 where mixing.kind is none, got 2"),
+    ],
+)
+def test_a_pool_of_nothing_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        BlobsDataModule(**options)

@@ -95,14 +95,12 @@ def measure(
     views = {name: copy(data) for name in audited_mixings(data.mixing)}
     for name, mixing in audited_mixings(data.mixing).items():
         views[name].mixing = mixing
+        views[name].pool = 0
         views[name].trainer = None  # no process but this one, and epoch 0
     loader = views["clean"].train_dataloader()
-    if len(loader) == 0:
-        raise InputError("data: expected training images, got none")
-    if batches is None:
-        batches = min(len(loader), -(-_ENOUGH // data.batch_size))
+    batches = number_of_batches(loader, data.batch_size, batches)
     found: dict[str, list[tuple[dict[str, Tensor], int]]] = {name: [] for name in views}
-    fetched = _fetch(loader)
+    fetched = fetch(loader)
     for _ in progress(range(batches)):
         epoch, number, plain = next(fetched)
         plain = data.transfer_batch_to_device(plain, device, 0)
@@ -120,7 +118,19 @@ def measure(
 _ENOUGH = 10_000
 
 
-def _fetch(loader: DataLoader[MixedBatch]) -> Iterator[tuple[int, int, MixedBatch]]:
+def number_of_batches(loader: DataLoader[MixedBatch], batch_size: int, wanted: int | None) -> int:
+    """How many batches to look at: as many as wanted, or about 10,000 images, or one epoch if that is shorter.
+
+    Raises:
+        InputError: for a training split without a batch.
+    """
+    if len(loader) == 0:
+        raise InputError("data: expected training images, got none")
+    return min(len(loader), -(-_ENOUGH // batch_size)) if wanted is None else wanted
+
+
+def fetch(loader: DataLoader[MixedBatch]) -> Iterator[tuple[int, int, MixedBatch]]:
+    """Batches as loaded, epoch after epoch without end: the epoch, the number in it, and the batch."""
     epoch = 0
     while True:
         if isinstance(loader.sampler, DistributedSampler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ class Measurement(NamedTuple):
     """One number, one line of ``audit.csv``.
 
     Attributes:
-        mixing: ``clean``, ``mixup``, ``cutmix``, ``both`` (half and half) or ``mosaic``.
+        mixing: ``clean``, ``mixup``, ``cutmix``, ``both`` (half and half) or ``mosaic``; for ``t_stddev`` one of
+            :data:`ida_lightning.audit.stddev.AUGMENTATIONS`.
         bin: which rows; see :func:`bins`.
         metric: what; see :func:`ida_lightning.audit.measure.measure_rows`.
         value: its mean over the rows.
@@ -92,12 +94,14 @@ class Report:
         configured: what the config would do.
         measurements: every number.
         worst_pairs: by way of mixing.
+        stddevs: T. stddev by augmentation, if it was measured; see :mod:`ida_lightning.audit.stddev`.
     """
 
     facts: dict[str, Any]
     configured: Configured
     measurements: list[Measurement]
     worst_pairs: dict[str, WorstPairs]
+    stddevs: Sequence[Measurement] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_found", {found[:3]: found for found in self.measurements})
@@ -146,7 +150,7 @@ class Report:
                 }
                 for name, worst in self.worst_pairs.items()
             },
-            "measurements": [found._asdict() for found in self.measurements],
+            "measurements": [found._asdict() for found in (*self.measurements, *self.stddevs)],
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
@@ -155,7 +159,7 @@ class Report:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(Measurement._fields)
-        writer.writerows(self.measurements)
+        writer.writerows((*self.measurements, *self.stddevs))
         return text.getvalue()
 
 

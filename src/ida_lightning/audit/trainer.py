@@ -6,7 +6,8 @@ import io
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -16,19 +17,20 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from ida_lightning.audit.figure import draw
 from ida_lightning.audit.measure import Rows, audited_mixings, corrected_name, measure
 from ida_lightning.audit.page import write_page
-from ida_lightning.audit.report import Configured, Report, summarise, worst_pairs
+from ida_lightning.audit.report import Configured, Measurement, Report, summarise, worst_pairs
+from ida_lightning.audit.stddev import agreement_with_paper, measure_stddev
 from ida_lightning.audit.verdict import Verdict, judge
 from ida_lightning.callbacks import DataSelectionCallback, IsotonicSoftLabelCallback, LabelRevisionCallback
 from ida_lightning.data import MixingDataModule
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 from ida_lightning.label_mix import LabelMix
-from ida_lightning.models import ImageInput
+from ida_lightning.models import ImageInput, load_weights, put_weights
 from ida_lightning.modules import DistillationModule
 from ida_lightning.revision import revise_soft_labels
 from ida_lightning.selection import trusted_rows
@@ -58,6 +60,8 @@ class AuditTrainer(L.Trainer):
         datamodule: L.LightningDataModule,
         batches: int | None = None,
         out: str = "outputs/audit",
+        stddev: bool = False,
+        student_checkpoint: str | None = None,
     ) -> tuple[Report, Verdict] | None:
         """Say whether the teacher breaks orders on mixed images, and what a correction would change. Trains nothing.
 
@@ -69,12 +73,15 @@ class AuditTrainer(L.Trainer):
             datamodule: a MixingDataModule.
             batches: how many batches; none for about 10,000 images, or one epoch if that is shorter.
             out: the folder for audit.json, audit.csv, audit.png and audit.html.
+            stddev: also measure T. stddev of the paper's augmentations, from identity to CutMixPick: which of them is
+                good for distillation. Takes 10 batches or more; the paper takes 10 epochs of batches of 64.
+            student_checkpoint: with stddev, weights of the model's student: CutMixPick by its entropy, too.
 
         Returns:
             All numbers and the verdict; None on all processes but the first.
 
         Raises:
-            InputError: for another kind of model or data, fewer batches than one, and a teacher that cannot be used.
+            InputError: for another kind of model or data, too few batches, and networks that cannot be used.
         """
         if not isinstance(model, DistillationModule):
             raise InputError(f"model: expected a DistillationModule, got {type(model).__name__}")
@@ -82,17 +89,25 @@ class AuditTrainer(L.Trainer):
             raise InputError(f"data: expected a MixingDataModule, got {type(datamodule).__name__}")
         if batches is not None and batches < 1:
             raise InputError(f"batches: expected at least 1, got {batches}")
+        if student_checkpoint is not None and not stddev:
+            raise InputError("student_checkpoint: expected stddev: true with it, nothing else asks a student")
         if self.global_rank > 0:
             return None
         if self.world_size > 1:
             rank_zero_info(f"audit: one process looks, the other {self.world_size - 1} are not needed")
+        if student_checkpoint is not None:
+            weights = load_weights(student_checkpoint, "student_checkpoint")
+            put_weights(model.student, weights, student_checkpoint, "student_checkpoint")
         self._make_ready(model, datamodule)
+        # First, because it says at once if the batches are too few.
+        student = None if student_checkpoint is None else model.student.eval()
+        stddevs = self._stddevs(model, datamodule, batches, student) if stddev else []
         rows = self._look(model, datamodule, batches)
-        report = self._report(model, datamodule, rows)
+        report = replace(self._report(model, datamodule, rows), stddevs=stddevs)
         verdict = judge(report)
         folder = Path(out)
         _write(report, verdict, folder)
-        print(_message(verdict, folder))  # noqa: T201
+        print(_message(report, verdict, folder))  # noqa: T201
         return report, verdict
 
     def _make_ready(self, model: DistillationModule, data: MixingDataModule) -> None:
@@ -107,19 +122,26 @@ class AuditTrainer(L.Trainer):
         model.to(device)
 
     def _look(self, model: DistillationModule, data: MixingDataModule, batches: int | None) -> dict[str, Rows]:
-        def teacher(images: Tensor) -> Tensor:
+        device, teacher = self.strategy.root_device, self._precise(model.teacher)
+        return measure(data, batches, model.temperature, teacher, device, self._revise, self._progress("Auditing"))
+
+    def _stddevs(
+        self, model: DistillationModule, data: MixingDataModule, batches: int | None, student: nn.Module | None
+    ) -> list[Measurement]:
+        networks = self._precise(model.teacher), None if student is None else self._precise(student)
+        with torch.no_grad():
+            return measure_stddev(data, batches, *networks, self.strategy.root_device, self._progress("T. stddev"))
+
+    def _precise(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def answer(images: Tensor) -> Tensor:
             with self.precision_plugin.forward_context():
-                return model.teacher(self.precision_plugin.convert_input(images))
+                return network(self.precision_plugin.convert_input(images))
 
-        def progress(numbers: Iterable[int]) -> Iterable[int]:
-            quiet = self.progress_bar_callback is None
-            return Tqdm(numbers, desc="Auditing", unit="batch", disable=quiet, file=sys.stderr)
+        return answer
 
-        def revise(soft_labels: Tensor, mix: LabelMix, temperature: float) -> Tensor:
-            revision = self._revision()
-            return revise_soft_labels(soft_labels, mix, revision.eta, revision.which, temperature, revision.space)
-
-        return measure(data, batches, model.temperature, teacher, self.strategy.root_device, revise, progress)
+    def _revise(self, soft_labels: Tensor, mix: LabelMix, temperature: float) -> Tensor:
+        revision = self._revision()
+        return revise_soft_labels(soft_labels, mix, revision.eta, revision.which, temperature, revision.space)
 
     def _revision(self) -> LabelRevisionCallback:
         """The config's, or what one would be by default."""
@@ -151,6 +173,10 @@ class AuditTrainer(L.Trainer):
             "trusted_where_right": share(trusted, ~wrong),
             "trusted_where_wrong": share(trusted, wrong),
         }
+
+    def _progress(self, what: str) -> Callable[[Iterable[int]], Iterable[int]]:
+        quiet = self.progress_bar_callback is None
+        return lambda numbers: Tqdm(numbers, desc=what, unit="batch", disable=quiet, file=sys.stderr)
 
     def _report(self, model: DistillationModule, data: MixingDataModule, rows: dict[str, Rows]) -> Report:
         isotonic = [callback for callback in self.callbacks if isinstance(callback, IsotonicSoftLabelCallback)]  # type: ignore[attr-defined]
@@ -206,7 +232,13 @@ def _write(report: Report, verdict: Verdict, folder: Path) -> None:
             unfinished.write_bytes(content)
 
 
-def _message(verdict: Verdict, folder: Path) -> str:
+def _message(report: Report, verdict: Verdict, folder: Path) -> str:
     reasons, thresholds = (["- " + sentence for sentence in part] for part in (verdict.reasons, verdict.thresholds))
     files = f"Page: {folder / 'audit.html'}; picture: audit.png; numbers: audit.json and audit.csv beside it"
-    return "\n".join(("", verdict.headline, "", *reasons, "", "Thresholds:", *thresholds, "", files))
+    table: list[str] = []
+    if report.stddevs:
+        title = (
+            f"T. stddev (lower is better; Spearman with the paper's order: {agreement_with_paper(report.stddevs):.2f}):"
+        )
+        table = ["", title, *(f"{name:>20} {value:.5f}" for name, _, _, value, _ in report.stddevs)]
+    return "\n".join(("", verdict.headline, "", *reasons, "", "Thresholds:", *thresholds, *table, "", files))

@@ -1,5 +1,6 @@
 """Callbacks: one file per system that changes what the student is taught, and what a run shows and leaves."""
 
+from ida_lightning.callbacks.cutmix_pick import CutMixPickCallback
 from ida_lightning.callbacks.data_selection import DataSelectionCallback
 from ida_lightning.callbacks.export import ExportCallback
 from ida_lightning.callbacks.isotonic import IsotonicSoftLabelCallback
@@ -10,8 +11,10 @@ from ida_lightning.callbacks.predictions import PredictionsCallback
 from ida_lightning.callbacks.revision_loss import RevisionLossCallback
 from ida_lightning.callbacks.smoothing_control import SmoothingControlCallback
 from ida_lightning.callbacks.speed import SpeedCallback
+from ida_lightning.callbacks.teacher_labels import TeacherLabelCallback
 
 __all__ = [
+    "CutMixPickCallback",
     "DataSelectionCallback",
     "ExportCallback",
     "IsotonicSoftLabelCallback",
@@ -22,4 +25,5 @@ __all__ = [
     "RevisionLossCallback",
     "SmoothingControlCallback",
     "SpeedCallback",
+    "TeacherLabelCallback",
 ]

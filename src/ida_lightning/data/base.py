@@ -11,13 +11,15 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ida_lightning.data.augment import Augmentation
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.loading import EpochSampler, ResumableLoader
 from ida_lightning.errors import InputError
-from ida_lightning.mixing import MixedBatch, Mixing, mix_images, mix_labels
+from ida_lightning.label_mix import LabelMix
+from ida_lightning.mixing import MixedBatch, Mixing, MixPlan, mix_images, mix_labels
 
 
 def _as_fetched(batch: Any) -> Any:
@@ -47,9 +49,14 @@ class MixingDataModule(L.LightningDataModule):
         augmentation: what happens to training images before they are mixed.
         seed: of shuffling and all draws; None takes the one of ``seed_everything``.
         num_workers: loader processes; data sets in memory need none.
+        pool: with 0 a training batch is mixed. With n its images stay as they are, and n mixes of each follow them:
+            ``(1 + n) * batch_size`` rows of the same augmented images, the clean ones first. 1 for images that the
+            teacher alone labels beside clean ones (:class:`~ida_lightning.callbacks.TeacherLabelCallback`), more to
+            pick from (:class:`~ida_lightning.callbacks.CutMixPickCallback`).
 
     Raises:
-        InputError: for a batch size below 1, and, in :meth:`setup`, for splits that do not fit the attributes.
+        InputError: for a batch size below 1, a pool of nothing mixed, and, in :meth:`setup`, for splits that do not
+            fit the attributes.
     """
 
     class_names: list[str]
@@ -65,15 +72,20 @@ class MixingDataModule(L.LightningDataModule):
         augmentation: Augmentation = Augmentation(),  # noqa: B008 (frozen)
         seed: int | None = None,
         num_workers: int = 0,
+        pool: int = 0,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise InputError(f"batch_size: expected at least 1, got {batch_size}")
+        if pool < 0 or (pool and mixing.kind == "none"):
+            wanted = "0 or more" if pool < 0 else "0 where mixing.kind is none"
+            raise InputError(f"pool: expected {wanted}, got {pool}")
         self.batch_size = batch_size
         self.mixing = mixing
         self.augmentation = augmentation
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.num_workers = num_workers
+        self.pool = pool
         self.splits: Mapping[str, Dataset[MixedBatch]] = {}
 
     @property
@@ -179,16 +191,12 @@ class MixingDataModule(L.LightningDataModule):
             rng: the source of all randomness; the same state gives the same batch.
         """
         images = self.normalise(self.augmentation.apply(batch.images, rng, self.mean))
-        height, width = images.shape[2:]
-        plan = self.mixing.draw(len(images), (height, width), rng)
-        if plan is None:
-            return batch._replace(images=images)
-        return MixedBatch(
-            mix_images(images, plan),
-            mix_labels(batch.label_mix.labels[:, 0], plan),
-            batch.index,
-            plan.partner.to(images.device, non_blocking=True),
-        )
+        clean, size = batch._replace(images=images), (images.shape[2], images.shape[3])
+        plans = [self.mixing.draw(len(images), size, rng) for _ in range(max(1, self.pool))]
+        mixes = [_apply(plan, clean) for plan in plans if plan is not None]
+        if self.pool and mixes:
+            return _stacked(clean, mixes)
+        return mixes[0] if mixes else clean
 
     def normalise(self, images: Tensor) -> Tensor:
         """Float images with zero mean and unit variance from uint8 ones."""
@@ -203,3 +211,26 @@ class MixingDataModule(L.LightningDataModule):
 
     def _statistics(self, images: Tensor) -> Tensor:
         return torch.tensor((self.mean, self.std))[:, :, None, None].to(images.device, non_blocking=True)
+
+
+def _apply(plan: MixPlan, clean: MixedBatch) -> MixedBatch:
+    return MixedBatch(
+        mix_images(clean.images, plan),
+        mix_labels(clean.label_mix.labels[:, 0], plan),
+        clean.index,
+        plan.partner.to(clean.images.device, non_blocking=True),
+    )
+
+
+def _stacked(clean: MixedBatch, mixes: list[MixedBatch]) -> MixedBatch:
+    """One batch of the clean rows and their mixes, whose partners are the clean rows, so never themselves."""
+    several = mixes[0].label_mix.labels.shape[1]
+    labels, weights = clean.label_mix
+    mix = LabelMix(labels.expand(-1, several), F.pad(weights, (0, several - 1)))
+    views = [clean._replace(label_mix=mix, partner=clean.partner.expand(-1, several - 1)), *mixes]
+    return MixedBatch(
+        torch.cat([view.images for view in views]),
+        LabelMix(*(torch.cat(part) for part in zip(*(view.label_mix for view in views), strict=True))),
+        torch.cat([view.index for view in views]),
+        torch.cat([view.partner for view in views]),
+    )

@@ -5,7 +5,13 @@ processes are in ``ida_lightning.metrics.running``; only those load torchmetrics
 """
 
 from ida_lightning.metrics.calibration import expected_calibration_error, fit_temperature
-from ida_lightning.metrics.distance import Agreement, kl_divergence, moved_mass, prediction_agreement
+from ida_lightning.metrics.distance import (
+    Agreement,
+    kl_divergence,
+    moved_mass,
+    prediction_agreement,
+    prediction_entropy,
+)
 from ida_lightning.metrics.order import OrderStatistics, order_statistics, violated_rows
 
 __all__ = [
@@ -17,5 +23,6 @@ __all__ = [
     "moved_mass",
     "order_statistics",
     "prediction_agreement",
+    "prediction_entropy",
     "violated_rows",
 ]

@@ -1,4 +1,4 @@
-"""How far two distributions over the classes are apart."""
+"""How far two distributions over the classes are apart, and how undecided one is."""
 
 from typing import NamedTuple
 
@@ -46,6 +46,25 @@ def kl_divergence(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
     # Not probs > 0: a NaN must stay one.
     terms = torch.where(probs == 0, 0, probs * (log_probs - reference_log_probs))
     return terms.sum(1).clamp_min(0)
+
+
+def prediction_entropy(logits: Tensor) -> Tensor:
+    """How undecided a network is: the entropy of ``softmax(logits)`` of every row, at temperature 1.
+
+    From log-probabilities: a probability too small for its dtype adds 0, not NaN.
+
+    Args:
+        logits: ``(batch, classes)``, finite; half types are computed in float32.
+
+    Returns:
+        ``(batch,)`` in nats, from 0 to log(classes).
+
+    Example:
+        >>> prediction_entropy(torch.tensor([[0.0, 0.0], [200.0, 0.0]]))
+        tensor([0.6931, 0.0000])
+    """
+    log_probs = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return (log_probs.exp() * -log_probs).sum(1)
 
 
 class Agreement(NamedTuple):

@@ -206,6 +206,7 @@ class DistillationModule(ClassifierBase):
                 self.soft_weight * finite.float(),
                 self.hard_weight * finite.float(),
                 self.temperature,
+                batch.mixed(),
             )
             for hook in tuple(self._supervision_hooks.values()):
                 supervision = hook(supervision)
