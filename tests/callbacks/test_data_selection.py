@@ -150,7 +150,7 @@ class Given:
         self.mask = mask
 
     def setup(self, trainer, module, stage):
-        self.callback._join(module)
+        self.callback._join(trainer, module)
         self.callback._trusted = self.mask
 
 

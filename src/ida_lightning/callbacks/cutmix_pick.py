@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
-from ida_lightning.callbacks.row_means import RowMeans
+from ida_lightning.callbacks.supervising import SupervisionCallback
 from ida_lightning.errors import InputError
 from ida_lightning.isotonic import isotonic_soft_labels
 from ida_lightning.metrics import kl_divergence, moved_mass, prediction_entropy
@@ -20,7 +20,7 @@ from ida_lightning.supervision import Supervision
 Criterion = Literal["teacher_entropy", "student_entropy", "kl", "dissimilarity", "violation"]
 
 
-class CutMixPickCallback(L.Callback):
+class CutMixPickCallback(SupervisionCallback):
     """Drops the mixed images that have little to teach before the student sees them.
 
     Of the mixed rows of a batch it keeps those with the highest score; clean rows stay. It is for batches with a pool
@@ -66,54 +66,18 @@ class CutMixPickCallback(L.Callback):
             raise InputError(f"criterion: expected one of {', '.join(get_args(Criterion))}, got {criterion!r}")
         if not 0 < ratio <= 1:
             raise InputError(f"ratio: expected a number above 0 and up to 1, got {ratio}")
+        super().__init__()
         self.criterion = criterion
         self.ratio = ratio
-        self._handle: RemovableHandle | None = None
-        self._means = RowMeans()
         self._clean: dict[int, int] = {}
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Join the module's supervision."""
-        self.teardown(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        register = getattr(pl_module, "register_supervision_hook", None)
-        if not callable(register):
-            raise InputError(
-                "CutMixPickCallback: expected a module with register_supervision_hook, such as DistillationModule, got "
-                f"{type(pl_module).__name__}"
-            )
+    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # Hooks run outside autocast; the student is to be scored in the precision in which it is trained.
         precision = getattr(trainer, "precision_plugin", None)
         context = nullcontext if precision is None else precision.forward_context
         self._clean.clear()
-        self._handle = register(lambda supervision: self._pick(supervision, pl_module, context))
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the module's supervision."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Begin an epoch's means; a run resumed from a checkpoint of an epoch's last step never saw that epoch end."""
-        _, batch_idx = args
-        if batch_idx == 0:
-            self._means.begin()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the means over the epoch's pools."""
-        means = {f"train/{name}": value for name, value in self._means.take(trainer).items()}
-        pl_module.log_dict(means, sync_dist=True)  # equal everywhere already; Lightning wants to hear it
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of an epoch that is not over."""
-        checkpoint[f"{type(self).__name__}_means"] = self._means.state(trainer)
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on with them."""
-        if state := checkpoint.get(f"{type(self).__name__}_means"):
-            self._means.restore(state, trainer, trainer.strategy.root_device)
+        hook = partial(self._pick, module=module, precision=context)
+        self._register(module, "register_supervision_hook", hook)
 
     def _pick(
         self,

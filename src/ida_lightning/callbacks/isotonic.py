@@ -103,10 +103,10 @@ class IsotonicSoftLabelCallback(SupervisionCallback):
         self.student_softmax = student_softmax
         self.same_class = same_class
 
-    def _join(self, module: L.LightningModule) -> None:
-        super()._join(module)
+    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super()._join(trainer, module)
         if self.student_softmax == "twice":
-            self._handles.append(module.register_loss_term("corrected_loss", self._twice))  # type: ignore[operator]
+            self._register(module, "register_loss_term", "corrected_loss", self._twice)
 
     def _teach(self, supervision: Supervision) -> Supervision:
         before, mix, soft_weight = supervision.soft_labels, supervision.label_mix, supervision.soft_weight

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import lightning as L
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
-from ida_lightning.errors import InputError
+from ida_lightning.callbacks.supervising import JoiningCallback
 from ida_lightning.losses import order_penalty
 from ida_lightning.losses.order_penalty import PenaltyForm, check_penalty
 from ida_lightning.supervision import Supervision
 
 
-class OrderPenaltyCallback(L.Callback):
+class OrderPenaltyCallback(JoiningCallback):
     """Makes the student pay where its own probabilities break the order of the mixed images' labels.
 
     The soft labels stay as they are. Logs the penalty as it enters the loss, ``train/order_penalty``.
@@ -34,28 +33,12 @@ class OrderPenaltyCallback(L.Callback):
 
     def __init__(self, sigma: float = 2.0, form: PenaltyForm = "edges") -> None:
         check_penalty(sigma, form)
+        super().__init__()
         self.sigma = sigma
         self.form = form
-        self._handle: RemovableHandle | None = None
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Join the module's loss."""
-        self.teardown(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        register = getattr(pl_module, "register_loss_term", None)
-        if not callable(register):
-            raise InputError(
-                "OrderPenaltyCallback: expected a module with register_loss_term, such as DistillationModule, got "
-                f"{type(pl_module).__name__}"
-            )
-        self._handle = register("order_penalty", self._term)
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the module's loss."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._register(module, "register_loss_term", "order_penalty", self._term)
 
     def _term(self, student_logits: Tensor, supervision: Supervision) -> Tensor:
         # Rows that are left out of the other parts are left out of this one.

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
+from ida_lightning.callbacks.supervising import JoiningCallback
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 from ida_lightning.plots import plot_corrections
@@ -21,7 +21,7 @@ _OTHERS = 3
 _NAME = "train/panel"
 
 
-class PanelCallback(L.Callback):
+class PanelCallback(JoiningCallback):
     """Shows mixed training images with their hard label, the teacher's soft label and the one that is taught.
 
     It looks at the first rows of an epoch's first batch as they pass by: no further forward pass, no random draw, and
@@ -50,23 +50,13 @@ class PanelCallback(L.Callback):
         for name, value in (("every_n_epochs", every_n_epochs), ("rows", rows)):
             if value < 1:
                 raise InputError(f"{name}: expected at least 1, got {value}")
+        super().__init__()
         self.every_n_epochs = every_n_epochs
         self.rows = rows
         self._due = False
-        self._handle: RemovableHandle | None = None
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Join the module's supervision."""
-        # A fit that crashed never reached teardown.
-        self.teardown(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        register = getattr(pl_module, "register_supervision_hook", None)
-        if not callable(register):
-            raise InputError(
-                "PanelCallback: expected a module with register_supervision_hook, such as DistillationModule, got "
-                f"{type(pl_module).__name__}"
-            )
+    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._due = False
 
         def hook(supervision: Supervision) -> Supervision:
             if self._due and len(supervision.images):  # a hook before this one may have left out all rows
@@ -74,14 +64,7 @@ class PanelCallback(L.Callback):
                 self._show(trainer, supervision)
             return supervision
 
-        self._handle = register(hook)
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the module's supervision."""
-        self._due = False
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._register(module, "register_supervision_hook", hook)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 import lightning as L
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
+from ida_lightning.callbacks.supervising import JoiningCallback
 from ida_lightning.errors import InputError
 from ida_lightning.losses import logit_loss, mixed_cross_entropy, probability_loss
 from ida_lightning.metrics import violated_rows
@@ -16,7 +16,7 @@ from ida_lightning.supervision import Supervision
 RevisionForm = Literal["mse", "kl"]
 
 
-class RevisionLossCallback(L.Callback):
+class RevisionLossCallback(JoiningCallback):
     """Lets the student pay as in label revision: the ground truth and the logits where the teacher is right.
 
     A row is *wrong* where the teacher's own logits break the order of its hard label, and *taught* where its
@@ -59,31 +59,16 @@ class RevisionLossCallback(L.Callback):
         for name, weight in (("logit_weight", logit_weight), ("probability_weight", probability_weight)):
             if not weight >= 0:
                 raise InputError(f"{name}: expected a number >= 0, got {weight}")
+        super().__init__()
         self.form = form
         self.logit_weight = logit_weight
         self.probability_weight = probability_weight
-        self._handles: list[RemovableHandle] = []
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Join the module's loss."""
-        self.teardown(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        register = getattr(pl_module, "register_loss_term", None)
-        if not callable(register):
-            raise InputError(
-                "RevisionLossCallback: expected a module with register_loss_term, such as DistillationModule, got "
-                f"{type(pl_module).__name__}"
-            )
-        self._handles.append(register("label_loss", self._label, replaces="hard_loss"))
+    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._register(module, "register_loss_term", "label_loss", self._label, replaces="hard_loss")
         if self.form == "mse":
-            self._handles.append(register("logit_loss", self._logit, replaces="kd_loss"))
-            self._handles.append(register("probability_loss", self._probability))
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the module's loss."""
-        while self._handles:
-            self._handles.pop().remove()
+            self._register(module, "register_loss_term", "logit_loss", self._logit, replaces="kd_loss")
+            self._register(module, "register_loss_term", "probability_loss", self._probability)
 
     def _label(self, student_logits: Tensor, supervision: Supervision) -> Tensor:
         revised = _wrong(supervision) & (supervision.soft_weight > 0)

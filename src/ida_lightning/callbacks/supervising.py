@@ -1,9 +1,10 @@
-"""What callbacks that change what the student is taught have in common."""
+"""What callbacks that take part in a training step have in common."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import lightning as L
 from torch import Tensor
@@ -16,7 +17,49 @@ from ida_lightning.metrics import moved_mass, violated_rows
 from ida_lightning.supervision import Supervision
 
 
-class SupervisionCallback(L.Callback):
+class JoiningCallback(L.Callback):
+    """Joins a module while it fits: a subclass says in ``_join`` with which hooks and terms.
+
+    Raises:
+        InputError: for a module without the way of joining that is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Join the module."""
+        # A fit that crashed never reached teardown; joining twice would count twice.
+        self.teardown(trainer, pl_module, stage)
+        if stage == "fit":
+            self._join(trainer, pl_module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave the module."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    @abstractmethod
+    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Register whatever takes part."""
+
+    def _register(
+        self,
+        module: L.LightningModule,
+        way: Literal["register_supervision_hook", "register_loss_term"],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        register: Callable[..., RemovableHandle] | None = getattr(module, way, None)
+        if not callable(register):
+            raise InputError(
+                f"{type(self).__name__}: expected a module with {way}, such as DistillationModule, got "
+                f"{type(module).__name__}"
+            )
+        self._handles.append(register(*args, **kwargs))
+
+
+class SupervisionCallback(JoiningCallback):
     """Joins the supervision of a module while it fits, and logs means over the training rows of every epoch.
 
     A subclass says in ``_teach`` what it changes, and gives ``_measure`` values per row.
@@ -31,29 +74,11 @@ class SupervisionCallback(L.Callback):
     prefix = ""
 
     def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
+        super().__init__()
         self._means = RowMeans()
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Join the module's supervision."""
-        # A fit that crashed never reached teardown; joining twice would correct twice.
-        self.teardown(trainer, pl_module, stage)
-        if stage == "fit":
-            self._join(pl_module)
-
-    def _join(self, module: L.LightningModule) -> None:
-        register = getattr(module, "register_supervision_hook", None)
-        if not callable(register):
-            raise InputError(
-                f"{type(self).__name__}: expected a module with register_supervision_hook, such as "
-                f"DistillationModule, got {type(module).__name__}"
-            )
-        self._handles.append(register(self._teach))
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the module's supervision."""
-        while self._handles:
-            self._handles.pop().remove()
+    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._register(module, "register_supervision_hook", self._teach)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Begin an epoch's means; a run resumed from a checkpoint of an epoch's last step never saw that epoch end."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import lightning as L
 import torch
-from torch.utils.hooks import RemovableHandle
 
+from ida_lightning.callbacks.supervising import JoiningCallback
 from ida_lightning.errors import InputError
 from ida_lightning.supervision import Supervision
 
 
-class TeacherLabelCallback(L.Callback):
+class TeacherLabelCallback(JoiningCallback):
     """Takes the hard label away from mixed images: what a mix shows, the teacher knows better than its lambda.
 
     For batches that hold clean images and mixes of them (``pool`` of the data module). With C clean and M mixed rows
@@ -42,32 +42,16 @@ class TeacherLabelCallback(L.Callback):
     """
 
     def __init__(self, hard_label: bool = False) -> None:
+        super().__init__()
         self.hard_label = hard_label
-        self._handle: RemovableHandle | None = None
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Join the module's supervision."""
-        self.teardown(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        register = getattr(pl_module, "register_supervision_hook", None)
-        if not callable(register):
-            raise InputError(
-                "TeacherLabelCallback: expected a module with register_supervision_hook, such as DistillationModule, "
-                f"got {type(pl_module).__name__}"
-            )
+    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # A row that chance mixed with itself would be all the clean rows there are, and weigh as much as a batch.
         if getattr(getattr(trainer, "datamodule", None), "pool", None) == 0:
             raise InputError(
                 "TeacherLabelCallback: expected clean rows beside the mixed ones, data.pool: 1 or more, got 0"
             )
-        self._handle = register(self._weigh)
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the module's supervision."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._register(module, "register_supervision_hook", self._weigh)
 
     def _weigh(self, supervision: Supervision) -> Supervision:
         mixed = supervision.mixed
