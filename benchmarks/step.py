@@ -43,7 +43,7 @@ from benchmarks import _baselines as outside
 from benchmarks._report import about
 from benchmarks._step_clock import PARTS, WARMUP, Clock, Ticks
 from benchmarks._timing import ratio
-from ida_lightning.callbacks import IsotonicSoftLabelCallback
+from ida_lightning.callbacks import CutMixPickCallback, IsotonicSoftLabelCallback, TeacherLabelCallback
 from ida_lightning.data import MixingDataModule
 from ida_lightning.data.augment import Augmentation
 from ida_lightning.data.in_memory import InMemoryImages
@@ -54,13 +54,25 @@ from ida_lightning.models import build_model
 from ida_lightning.modules import DistillationModule
 
 TEMPERATURE, SOFT, HARD = 4.5, 0.95, 0.05
-BUDGETS = (("kd", "bare", 1.03), ("kd_i", "kd", 1.01))
+BUDGETS = (("kd", "bare", 1.03), ("kd_i", "kd", 1.01), ("cutmix_pick", "tl_cutmix", 1.15))
 NOTES = {
     "timm": "mixup mode batch, timm's default: one box a batch, ours draws one a row",
     "kd_i_python": "elements of the tensor; logs no metrics",
     "kd_i_python_lists": "Python lists; logs no metrics",
+    "tl_cutmix": "two batches for the teacher, two for the student",
+    "cutmix_pick": "three batches for the teacher, two for the student",
 }
-CANDIDATES = ("bare", "timm", "kd", "kd_measure", "kd_i", "kd_i_python", "kd_i_python_lists")
+CANDIDATES = (
+    "bare",
+    "timm",
+    "kd",
+    "kd_measure",
+    "kd_i",
+    "kd_i_python",
+    "kd_i_python_lists",
+    "tl_cutmix",
+    "cutmix_pick",
+)
 PART_NOTES = {
     "teacher": "forward",
     "student": "forward, loss, backward, optimiser",
@@ -81,8 +93,8 @@ class Pixels(MixingDataModule):
     channels, image_size = 3, 32
     mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
-    def __init__(self, train: InMemoryImages, classes: int, batch: int) -> None:
-        super().__init__(batch, Mixing("cutmix"), Augmentation(crop_padding=4, flip=True), seed=0)
+    def __init__(self, train: InMemoryImages, classes: int, batch: int, pool: int = 0) -> None:
+        super().__init__(batch, Mixing("cutmix"), Augmentation(crop_padding=4, flip=True), seed=0, pool=pool)
         self.class_names = [str(label) for label in range(classes)]
         self.images = train
 
@@ -111,6 +123,8 @@ class Bench:
             "kd_measure": partial(self.fit, strength=0.0),
             "kd_i": partial(self.fit, strength=1.0),
             **{name: partial(self.fit, merge=merge) for name, merge in merges.items()},
+            "tl_cutmix": partial(self.fit, pool=1, callbacks=(TeacherLabelCallback(),)),
+            "cutmix_pick": partial(self.fit, pool=2, callbacks=(TeacherLabelCallback(), CutMixPickCallback())),
             "parts": partial(self.fit, strength=1.0, timed=True),
         }
 
@@ -177,8 +191,10 @@ class Bench:
         strength: float | None = None,
         merge: Callable[..., Tensor] | None = None,
         timed: bool = False,
+        pool: int = 0,
+        callbacks: Sequence[L.Callback] = (),
     ) -> nn.Module:
-        """Lightning: without correction, with our callback, or with another merge in its place."""
+        """Lightning: without correction, with our callback, with another merge in its place, or with other ones."""
         options, (teacher, student) = self.options, self.networks()
         module = DistillationModule(teacher, student, options.classes, optimizer=sgd)
         if timed:
@@ -191,11 +207,11 @@ class Bench:
                 accelerator="gpu" if clock.cuda else "cpu", devices=1,
                 precision="bf16-mixed" if options.precision == "bf16" else "32-true",
                 max_steps=clock.total, limit_val_batches=0, logger=CSVLogger(folder), log_every_n_steps=50,
-                callbacks=[*correction, Ticks(clock, timed)], profiler=clock if timed else None,
+                callbacks=[*callbacks, *correction, Ticks(clock, timed)], profiler=clock if timed else None,
                 enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
                 default_root_dir=folder,
             )  # fmt: skip
-            trainer.fit(module, datamodule=Pixels(self.images, options.classes, options.batch))
+            trainer.fit(module, datamodule=Pixels(self.images, options.classes, options.batch, pool))
         if strength is not None:
             self.violations = float(trainer.callback_metrics["train/violation_rate"])
         return module.student

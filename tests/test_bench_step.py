@@ -36,7 +36,7 @@ def test_quick_run_times_every_candidate_and_every_part(tmp_path, capsys):
         assert float(row["ratio_to_bare"]) > 0, row
     assert sum(float(row["share"]) for row in parts.values()) == pytest.approx(1, abs=0.2)  # each a median of its own
     shown = capsys.readouterr().out
-    assert all(name in shown for name in (*step.CANDIDATES, *step.PARTS, "budget 1.03", "budget 1.01"))
+    assert all(name in shown for name in (*step.CANDIDATES, *step.PARTS, "budget 1.03", "budget 1.01", "budget 1.15"))
 
 
 def test_only_some_candidates_within_minutes(tmp_path):
@@ -75,6 +75,24 @@ def test_corrections_of_all_kinds_take_the_same_steps(bench):
     assert not torch.equal(weights["kd_i"], weights["kd"])
     for name in ("kd_i_python", "kd_i_python_lists", "parts"):
         torch.testing.assert_close(weights[name], weights["kd_i"], msg=name)
+
+
+def test_picking_costs_the_teacher_a_batch_and_the_student_nothing(bench, monkeypatch):
+    networks = bench.networks
+    for name, expected in (("tl_cutmix", (2, 2)), ("cutmix_pick", (3, 2))):
+        rows = {"teacher": [], "student": []}
+
+        def watched(rows=rows):
+            both = networks()
+            for network, seen in zip(both, rows.values(), strict=True):
+                network.register_forward_pre_hook(lambda _, images, seen=seen: seen.append(len(images[0])))
+            return both
+
+        monkeypatch.setattr(bench, "networks", watched)
+        bench.candidates[name](step.Clock(CPU, 1))
+        batch = bench.options.batch
+        tried = rows["teacher"].pop(0)
+        assert (tried, rows["teacher"], rows["student"]) == (1, 3 * [expected[0] * batch], 3 * [expected[1] * batch])
 
 
 def test_clock_leaves_out_the_first_steps_and_adds_up_the_parts(monkeypatch):

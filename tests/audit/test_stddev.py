@@ -124,9 +124,9 @@ def test_one_command_writes_it_to_all_files(capsys):
         weights_of("test_resnet", file)
     common = [
         *("audit", "--config", str(CONFIGS / "digits" / "cutmixpick.yaml"), *QUIET, "--data.image_size=8"),
-        *("--model.teacher=test_resnet", "--model.teacher_checkpoint=teacher.safetensors", "--batches=10"),
+        *("--model.teacher=test_resnet", "--model.teacher_checkpoint=teacher.safetensors", "--batches=3"),
     ]
-    main([*common, "--stddev=true", "--student_checkpoint=student.safetensors"])
+    main([*common, "--stddev_batches=10", "--student_checkpoint=student.safetensors"])
     content = json.loads((OUT / "audit.json").read_text())
     found = {name: values_of(content, name)["t_stddev"] for name in AUGMENTATIONS}
     assert all(value > 0 for value in found.values())
@@ -147,10 +147,13 @@ def test_one_command_writes_it_to_all_files(capsys):
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        (["--stddev=true", "--batches=9"], "batches: expected at least 10 for T. stddev, two of its vectors, got 9"),
-        (["--student_checkpoint=s.pt", "--model.student=test_resnet"], "student_checkpoint: expected stddev: true"),
+        (["--stddev_batches=9"], "stddev_batches: expected at least 10, for two vectors, got 9"),
         (
-            ["--stddev=true", "--student_checkpoint=s.pt", "--model.student=test_resnet"],
+            ["--student_checkpoint=s.pt", "--model.student=test_resnet"],
+            "student_checkpoint: expected stddev_batches with it",
+        ),
+        (
+            ["--stddev_batches=10", "--student_checkpoint=s.pt", "--model.student=test_resnet"],
             "student_checkpoint: expected a weight file, found nothing at s.pt",
         ),
     ],
@@ -163,7 +166,7 @@ def test_mistakes_are_one_line(more, complaint, capsys):
 
 def test_images_of_many_channels_have_no_randaugment():
     Path("config.yaml").write_text(CONFIG % ("ConfusedTeacher", "cutmix"))
-    main(["audit", "--config", "config.yaml", "--stddev=true"])
+    main(["audit", "--config", "config.yaml", "--stddev_batches=10"])
     content = json.loads((OUT / "audit.json").read_text())
     found = [each["mixing"] for each in content["measurements"] if each["metric"] == "t_stddev"]
     assert found == [name for name in AUGMENTATIONS if name not in ("randaugment", "cutmixpick_student")]

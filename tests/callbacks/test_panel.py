@@ -213,7 +213,7 @@ def test_images_of_another_pipeline_are_stretched_and_classes_numbered(tmp_path)
         assert 0 <= image.min() < 0.3 < 0.7 < image.max() <= 1
 
 
-def test_a_batch_that_lost_all_rows_is_passed_over():
+def test_a_batch_that_lost_all_rows_is_passed_over_and_clean_rows_come_last():
     module, callback, logger = DistillationModule(TinyNet(), TinyNet(), 4, 1, 8), PanelCallback(), FakeTensorBoard()
     run = SimpleNamespace(is_global_zero=True, loggers=[logger], fast_dev_run=0, current_epoch=0, global_step=3)
     callback.setup(run, module, "fit")
@@ -225,6 +225,11 @@ def test_a_batch_that_lost_all_rows_is_passed_over():
         hook(teaching.select(torch.arange(rows)))
         assert len(logger.figures) == drawn
     assert len(logger.figures[0][2].axes) == 2 * 2
+    # Mixed rows come first.
+    callback.on_train_batch_start(run, module, None, 0)
+    hook(teaching._replace(mixed=torch.tensor([False, False, False, True])))
+    first = next(bars_of(logger.figures[1][2]))
+    assert first[0] == "1.00 × “3”"
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # the one that saved it is not needed

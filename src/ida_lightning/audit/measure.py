@@ -98,7 +98,10 @@ def measure(
         views[name].pool = 0
         views[name].trainer = None  # no process but this one, and epoch 0
     loader = views["clean"].train_dataloader()
-    batches = number_of_batches(loader, data.batch_size, batches)
+    if len(loader) == 0:
+        raise InputError("data: expected training images, got none")
+    if batches is None:
+        batches = min(len(loader), -(-_ENOUGH // data.batch_size))
     found: dict[str, list[tuple[dict[str, Tensor], int]]] = {name: [] for name in views}
     fetched = fetch(loader)
     for _ in progress(range(batches)):
@@ -116,17 +119,6 @@ def measure(
 
 
 _ENOUGH = 10_000
-
-
-def number_of_batches(loader: DataLoader[MixedBatch], batch_size: int, wanted: int | None) -> int:
-    """How many batches to look at: as many as wanted, or about 10,000 images, or one epoch if that is shorter.
-
-    Raises:
-        InputError: for a training split without a batch.
-    """
-    if len(loader) == 0:
-        raise InputError("data: expected training images, got none")
-    return min(len(loader), -(-_ENOUGH // batch_size)) if wanted is None else wanted
 
 
 def fetch(loader: DataLoader[MixedBatch]) -> Iterator[tuple[int, int, MixedBatch]]:

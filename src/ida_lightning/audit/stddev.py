@@ -10,7 +10,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from ida_lightning.audit.measure import fetch, number_of_batches
+from ida_lightning.audit.measure import fetch
 from ida_lightning.audit.report import Measurement
 from ida_lightning.callbacks.cutmix_pick import pick
 from ida_lightning.data import Augmentation, MixingDataModule
@@ -37,7 +37,7 @@ AUGMENTATIONS = {
 
 def measure_stddev(
     data: MixingDataModule,
-    batches: int | None,
+    batches: int,
     teacher: Callable[[Tensor], Tensor],
     student: Callable[[Tensor], Tensor] | None,
     device: torch.device,
@@ -54,8 +54,8 @@ def measure_stddev(
 
     Args:
         data: set up.
-        batches: how many; None for about 10,000 images, or one epoch if that is shorter. The paper takes 10 epochs of
-            batches of 64. Values compare only where the batch size is the same.
+        batches: how many; the paper takes 10 epochs of batches of 64. Values compare only where the batch size is the
+            same.
         teacher: from images to logits.
         student: likewise, to pick by its entropy; None leaves that out.
         device: where the images go.
@@ -74,9 +74,10 @@ def measure_stddev(
     view = copy(data)
     view.trainer = None  # no process but this one, and epoch 0
     loader = view.train_dataloader()
-    batches = number_of_batches(loader, data.batch_size, batches)
     if batches < 2 * STEPS:
-        raise InputError(f"batches: expected at least {2 * STEPS} for T. stddev, two of its vectors, got {batches}")
+        raise InputError(f"stddev_batches: expected at least {2 * STEPS}, for two vectors, got {batches}")
+    if len(loader) == 0:
+        raise InputError("data: expected training images, got none")
     metrics: dict[str, TeacherStddev] = {}
     rows: dict[str, int] = {}
     fetched = fetch(loader)

@@ -60,7 +60,7 @@ class AuditTrainer(L.Trainer):
         datamodule: L.LightningDataModule,
         batches: int | None = None,
         out: str = "outputs/audit",
-        stddev: bool = False,
+        stddev_batches: int | None = None,
         student_checkpoint: str | None = None,
     ) -> tuple[Report, Verdict] | None:
         """Say whether the teacher breaks orders on mixed images, and what a correction would change. Trains nothing.
@@ -73,9 +73,10 @@ class AuditTrainer(L.Trainer):
             datamodule: a MixingDataModule.
             batches: how many batches; none for about 10,000 images, or one epoch if that is shorter.
             out: the folder for audit.json, audit.csv, audit.png and audit.html.
-            stddev: also measure T. stddev of the paper's augmentations, from identity to CutMixPick: which of them is
-                good for distillation. Takes 10 batches or more; the paper takes 10 epochs of batches of 64.
-            student_checkpoint: with stddev, weights of the model's student: CutMixPick by its entropy, too.
+            stddev_batches: also measure, on so many batches, T. stddev of the augmentations from identity to CutMixPick
+                that Wang et al. (NeurIPS 2022) compare: which is good for distillation. They take 10 epochs of batches
+                of 64; 10 batches are the least.
+            student_checkpoint: for T. stddev, weights of the model's student: CutMixPick by its entropy, too.
 
         Returns:
             All numbers and the verdict; None on all processes but the first.
@@ -89,8 +90,8 @@ class AuditTrainer(L.Trainer):
             raise InputError(f"data: expected a MixingDataModule, got {type(datamodule).__name__}")
         if batches is not None and batches < 1:
             raise InputError(f"batches: expected at least 1, got {batches}")
-        if student_checkpoint is not None and not stddev:
-            raise InputError("student_checkpoint: expected stddev: true with it, nothing else asks a student")
+        if student_checkpoint is not None and stddev_batches is None:
+            raise InputError("student_checkpoint: expected stddev_batches with it, nothing else asks a student")
         if self.global_rank > 0:
             return None
         if self.world_size > 1:
@@ -99,9 +100,8 @@ class AuditTrainer(L.Trainer):
             weights = load_weights(student_checkpoint, "student_checkpoint")
             put_weights(model.student, weights, student_checkpoint, "student_checkpoint")
         self._make_ready(model, datamodule)
-        # First, because it says at once if the batches are too few.
         student = None if student_checkpoint is None else model.student.eval()
-        stddevs = self._stddevs(model, datamodule, batches, student) if stddev else []
+        stddevs = [] if stddev_batches is None else self._stddevs(model, datamodule, stddev_batches, student)
         rows = self._look(model, datamodule, batches)
         report = replace(self._report(model, datamodule, rows), stddevs=stddevs)
         verdict = judge(report)
@@ -126,7 +126,7 @@ class AuditTrainer(L.Trainer):
         return measure(data, batches, model.temperature, teacher, device, self._revise, self._progress("Auditing"))
 
     def _stddevs(
-        self, model: DistillationModule, data: MixingDataModule, batches: int | None, student: nn.Module | None
+        self, model: DistillationModule, data: MixingDataModule, batches: int, student: nn.Module | None
     ) -> list[Measurement]:
         networks = self._precise(model.teacher), None if student is None else self._precise(student)
         with torch.no_grad():

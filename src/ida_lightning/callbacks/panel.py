@@ -24,8 +24,8 @@ _NAME = "train/panel"
 class PanelCallback(JoiningCallback):
     """Shows mixed training images with their hard label, the teacher's soft label and the one that is taught.
 
-    It looks at the first rows of an epoch's first batch as they pass by: no further forward pass, no random draw, and
-    nothing waits for the device on any other batch. "Corrected" is the soft label where this callback stands, so it
+    It looks at the first mixed rows of an epoch's first batch as they pass by: no further forward pass, no random draw,
+    and nothing waits for the device on any other batch. "Corrected" is the soft label where this callback stands, so it
     goes **last in the list of callbacks**: hooks run in that order, and what later ones change is not seen. The bars
     are of the image's classes and of three others that have most of the soft labels.
 
@@ -78,7 +78,11 @@ class PanelCallback(JoiningCallback):
     def _show(self, trainer: L.Trainer, supervision: Supervision) -> None:
         data = getattr(trainer, "datamodule", None)
         count = min(self.rows, len(supervision.images))
-        shown = supervision.select(torch.arange(count, device=supervision.images.device))
+        # Clean rows in front of their mixes have nothing to show.
+        rows = torch.arange(len(supervision.images), device=supervision.images.device)
+        if supervision.mixed is not None:
+            rows = (~supervision.mixed).int().argsort(stable=True)
+        shown = supervision.select(rows[:count])
         classes = shown.soft_labels.shape[1]
         names = getattr(data, "class_names", None)
         figure = plot_corrections(
