@@ -79,7 +79,7 @@ def influence_scores(looks: Looks, rows: int, temperature: float, damping: float
     """
     gradient, count = None, 0
     for look in looks("val", None):
-        found = (label_residuals(look.logits.softmax(1), look.labels) * look.finite[:, None]).T @ look.features
+        found = label_residuals(look.logits.softmax(1), look.labels).T @ look.features  # blank rows add nothing
         gradient = found if gradient is None else gradient + found
         count += int(look.finite.sum())
     if gradient is None or not count:

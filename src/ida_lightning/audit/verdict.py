@@ -170,8 +170,11 @@ def _revision(report: Report, ways: list[tuple[str, str]]) -> list[str]:
     trusted = " and ".join(
         f"{percent(part)} of those where it is {where}" for where, part in parts.items() if part is not None
     )
+    helped = ""
+    if selection["score"] == "influence":
+        helped = f"; to the first order it helps more than the ground truth on {percent(selection['positive_scores'])}"
     sentences.append(
         f"Data selection ({selection['score']}): the teacher teaches {percent(selection['trusted'])} of the training "
-        f"images, {trusted}."
+        f"images, {trusted}{helped}."
     )
     return sentences

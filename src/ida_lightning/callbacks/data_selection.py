@@ -241,7 +241,6 @@ class DataSelectionCallback(SupervisionCallback):
                 sampler=rows,
                 num_workers=data.num_workers,
                 collate_fn=_as_fetched,
-                generator=torch.Generator(),  # the global one is training's
             )
             with ExitStack() as stack:
                 stack.enter_context(torch.no_grad())
