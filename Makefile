@@ -33,6 +33,7 @@ test: lint ## lint, type-check and run the suite
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-slow: $(STAMP) ## the tests marked slow
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
 	$(RUN) -m pytest -m slow
 
 bench-isotonic: $(STAMP) ## time the isotonic solvers, 10 minutes; writes benchmarks/results and the README's table
@@ -51,7 +52,7 @@ lint: $(STAMP) ## ruff and mypy only
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-notebooks: $(STAMP) ## execute the notebooks in a temporary copy
+notebooks: $(STAMP) ## execute the notebooks, 3 minutes; writes outputs/notebooks/
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
 	$(RUN) -m nbconvert --to notebook --execute --output-dir outputs/notebooks notebooks/*.ipynb
 

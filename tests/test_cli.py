@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,8 +51,11 @@ def test_every_shipped_config_is_short_and_says_how_to_run_it():
     for file in files:
         lines = file.read_text().splitlines()
         name = file.relative_to(CONFIGS.parent)
-        compares = file.stem.startswith("compare")
-        assert lines[0] == f"# ida-lightning {'compare' if compares else 'fit'} --config {name}"
+        compares = "seeds: [" in file.read_text()
+        command = "compare" if compares else "audit" if name.stem.startswith("fig") else "fit"
+        said = re.fullmatch(rf"# ida-lightning {command}(?: --config (\S+))? --config {name}", lines[0])
+        assert said, name
+        assert said[1] is None or (CONFIGS.parent / said[1]).is_file()
         assert lines[1].startswith("# ")
         assert 10 <= len(lines) <= (30 if compares else 25), name
 
@@ -104,21 +108,16 @@ def test_every_method_of_a_shipped_comparison_is_a_fit_config():
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"{data}/compare" for data in ("digits", "cifar100", "evidence")),
+        *(f"{data}/compare" for data in ("digits", "evidence")),
         "cifar100/compare_kda",
+        pytest.param("cifar100/compare", marks=pytest.mark.slow),
         *(pytest.param(f"{data}/compare_lr_ds", marks=pytest.mark.slow) for data in ("digits", "cifar100")),
     ],
 )
 def test_shipped_comparisons_run_every_method(name, tmp_path, monkeypatch):
     data = name.split("/")[0]
-    changes = smaller(data, tmp_path, monkeypatch)
     shipped = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    fit(f"{data}/{Path(shipped['teacher']).stem}", *(f"--{key}={value}" for key, value in changes.items()))
-    short = dict(option.removeprefix("--").split("=") for option in SHORT)
-    common = {"trainer": {"limit_test_batches": 2}, "data": {"init_args": {}}}
-    for key, value in {**{key: yaml.safe_load(value) for key, value in short.items()}, **changes}.items():
-        owner, option = key.split(".")
-        (common["data"]["init_args"] if owner == "data" else common["trainer"])[option] = value
+    common = shortened_comparison(data, tmp_path, monkeypatch, Path(shipped["teacher"]).stem)
     assert len(shipped["seeds"]) >= 3
     assert shipped["output"] == f"outputs/{name}"
     for key in ("fit", "teacher"):
@@ -139,6 +138,76 @@ def test_shipped_comparisons_run_every_method(name, tmp_path, monkeypatch):
         return
     assert rows["kd_p"]["order_penalty"]
     assert float(rows["kd_i_softened"]["violation_rate_corrected"]) == 0
+
+
+def shortened_comparison(data, tmp_path, monkeypatch, teacher="teacher"):
+    """Train a teacher; what makes a shipped comparison on the data one for a test, its key common."""
+    changes = smaller(data, tmp_path, monkeypatch)
+    fit(f"{data}/{teacher}", *(f"--{key}={value}" for key, value in changes.items()))
+    short = dict(option.removeprefix("--").split("=") for option in SHORT)
+    common = {"trainer": {"limit_test_batches": 2}, "data": {"init_args": {}}}
+    for key, value in {**{key: yaml.safe_load(value) for key, value in short.items()}, **changes}.items():
+        owner, name = key.split(".")
+        (common["data"]["init_args"] if owner == "data" else common["trainer"])[name] = value
+    return common
+
+
+WHOLE = [(name, data, None) for name in ("fig4", "fig5", "table3") for data in ("digits", "cifar100")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "methods"),
+    [
+        ("fig4", "digits", ("kd_aug", "strength_50", "share_50")),
+        ("fig5", "cifar100", ("sigma_0", "sigma_5")),
+        ("table3", "digits", ("kd_aug", "kd_i_weak_order", "kd_i_tree")),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in WHOLE),
+    ],
+)
+def test_comparisons_of_the_paper_run(name, data, methods, tmp_path, monkeypatch):
+    common = shortened_comparison(data, tmp_path, monkeypatch)
+    Path("configs").symlink_to(CONFIGS)
+    file = Path("configs", "paper", f"{name}.yaml")
+    shipped = yaml.safe_load(file.read_text())
+    curves = shipped.get("curves", {})
+    if methods is not None:  # fewer of them
+        for part in (shipped["methods"], *curves.values()):
+            for method in part.keys() - set(methods):
+                del part[method]
+        file = Path(f"{name}.yaml")
+        file.write_text(yaml.safe_dump(shipped))
+    overlays = ["configs/paper/on_cifar100.yaml", "short.yaml"][data == "digits" :]
+    Path("short.yaml").write_text(yaml.safe_dump({"seeds": [0], "common": common}))
+    main(["compare", "--config", str(file), *(part for overlay in overlays for part in ("--config", overlay))])
+    out = Path("outputs/compare", "-".join(Path(path).stem for path in (file, *overlays)))
+    with (out / "results.csv").open() as results:
+        rows = {row["method"]: row for row in csv.DictReader(results)}
+    assert rows.keys() == shipped["methods"].keys()
+    assert all(row["steps"] == "2" and float(row["seconds_per_step"]) > 0 for row in rows.values())
+    assert (out / "curves.png").is_file() == bool(curves)
+    if name == "fig4":
+        left = [float(rows[method]["violation_rate_corrected"]) for method in ("kd_aug", "share_50")]
+        assert 0 < left[1] < left[0]
+    for method in ("kd_i_weak_order", "kd_i_tree") if name == "table3" else ():
+        assert float(rows[method]["violation_rate_corrected"]) == 0
+    if name == "fig5":
+        assert float(rows["sigma_5"]["order_penalty"]) > 0
+        assert rows["sigma_0"]["order_penalty"] == ""
+
+
+@pytest.mark.parametrize("data", ["digits", "cifar100"])
+def test_the_audit_of_the_paper_runs(data, tmp_path, monkeypatch):
+    changes = smaller(data, tmp_path, monkeypatch)
+    more = [f"--{key}={value}" for key, value in changes.items()]
+    fit(f"{data}/teacher", *more)
+    paper = CONFIGS / "paper"
+    configs = [paper / "fig1.yaml", paper / "fig1_on_cifar100.yaml"][: 1 + (data == "cifar100")]
+    main(["audit", *(part for config in configs for part in ("--config", str(config))), *more, *QUIET, "--batches=2"])
+    out = Path("outputs/paper/fig1" + ("-on_cifar100" if data == "cifar100" else ""))
+    audited = json.loads((out / "audit.json").read_text())
+    assert audited["data"]["classes"] == (10 if data == "digits" else 100)
+    assert {"tau", "covers_any"} <= {found["metric"] for found in audited["measurements"]}
+    assert (out / "audit.png").is_file()
 
 
 def test_imagenet_config_starts_on_a_folder_of_images(tmp_path):

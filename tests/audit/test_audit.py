@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: F401 (the confi
 from safetensors.torch import save_file
 
 from ida_lightning import revise_soft_labels, violated_rows
+from ida_lightning.audit.figure import draw
 from ida_lightning.audit.verdict import least_accuracy, percent
 from ida_lightning.cli import main
 from ida_lightning.isotonic import correct_soft_labels
@@ -282,6 +283,20 @@ def test_the_four_files_agree_and_the_page_needs_nothing_else(capsys):
     assert len(content["teacher"]["fingerprint"]) == 64
     assert sorted(path.name for path in Path().iterdir()) == ["config.yaml", "outputs"]
     assert [path.name for path in Path("outputs").iterdir()] == ["audit"], "nothing was logged or trained"
+
+
+def test_the_picture_has_tau_and_coverage_of_clean_and_mixed_images(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("ida_lightning.audit.trainer.draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    content = audit("ConfusedTeacher")
+    panels = {panel.get_title(): [bar.get_height() for bar in panel.patches] for panel in drawn[0].axes}
+
+    def values(metric):
+        return [values_of(content, mixing)[metric] for mixing in ("clean", "mixup", "cutmix", "both")]
+
+    assert panels["Kendall's tau over the pairs whose order is known"] == pytest.approx(values("tau"))
+    covered = [100 * value for metric in ("covers_any", "covers_all") for value in values(metric)]
+    assert panels["Classes of the image among the teacher's top 2"] == pytest.approx(covered)
 
 
 def test_same_config_same_numbers():

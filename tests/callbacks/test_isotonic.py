@@ -46,11 +46,12 @@ class Recorder(nn.Module):
         self.logged = {name: float(value) for name, value in values.items()}
 
 
-def corrected_by(callback, logits, mix):
+def corrected_by(callback, logits, mix, index=None):
     module = Recorder()
     callback.setup(None, module, "fit")
     ones = torch.ones(len(logits))
-    supervision = Supervision(logits, mix, ones, logits, (logits / T).softmax(1), ones, ones, T)
+    index = torch.arange(len(logits)) if index is None else index
+    supervision = Supervision(logits, mix, index, logits, (logits / T).softmax(1), ones, ones, T)
     (hook,) = module.hooks.values()
     after = hook(supervision).soft_labels
     callback.on_train_epoch_end(OneProcess, module)
@@ -138,6 +139,45 @@ def test_strength_blends_and_zero_only_measures():
     assert logged["train/moved_mass"] == 0
 
 
+@pytest.mark.parametrize("step", [1, 10, 97])
+def test_a_share_of_the_violating_rows_is_corrected_wherever_they_are(step):
+    logits, mix = rows(batch=2000)
+    before, index = (logits / T).softmax(1), torch.randperm(2000) * step
+    violated = violated_rows(before, mix)
+    full = isotonic_soft_labels(before, mix)
+    chosen = {}
+    for share in (0.0, 0.25, 0.5, 1.0):
+        found, logged = corrected_by(IsotonicSoftLabelCallback(share=share), logits, mix, index)
+        chosen[share] = (found != before).any(1)
+        assert torch.equal(found, torch.where(chosen[share][:, None], full, before))
+        assert chosen[share].sum() == pytest.approx(share * float(violated.sum()), abs=25)
+        assert logged["train/violation_rate_corrected"] == float((violated & ~chosen[share]).double().mean())
+    assert torch.equal(chosen[1.0], violated)
+    assert not (chosen[0.25] & ~chosen[0.5]).any(), "a larger share holds a smaller one"
+    way = torch.randperm(2000)
+    again, _ = corrected_by(IsotonicSoftLabelCallback(share=0.5), logits[way], mix.select(way), index[way])
+    assert torch.equal((again != before[way]).any(1), chosen[0.5][way]), "the index alone decides"
+
+
+def test_rows_without_a_position_are_drawn_by_their_place():
+    logits, mix = rows(batch=2000)
+    unknown, _ = corrected_by(IsotonicSoftLabelCallback(share=0.5), logits, mix, torch.full((2000,), -1))
+    known, _ = corrected_by(IsotonicSoftLabelCallback(share=0.5), logits, mix, torch.arange(2000))
+    assert torch.equal(unknown, known)
+
+
+@pytest.mark.parametrize("same_class", ["one", "arbitrary"])
+def test_rows_left_out_of_the_share_are_as_rows_in_order_where_a_term_is_added(same_class):
+    logits, mix = rows()
+    options = {"role": "add", "same_class": same_class}
+    full, _ = corrected_by(IsotonicSoftLabelCallback(**options), logits, mix)
+    found, _ = corrected_by(IsotonicSoftLabelCallback(**options, share=0.5), logits, mix)
+    before = (logits / T).softmax(1)
+    kept = (found == before).all(1)
+    assert (kept & (full != before).any(1)).any()
+    assert torch.equal(found[~kept], full[~kept])
+
+
 def test_setup_joins_once_and_teardown_leaves():
     callback, module = IsotonicSoftLabelCallback(), Recorder()
     callback.setup(None, module, "fit")
@@ -158,7 +198,7 @@ def test_a_step_never_waits_for_the_accelerator(device, space, blobs):
     blobs.setup("fit")
     images, mix, *rest = blobs.splits["train"].__getitems__(range(32))
     loaded = MixedBatch(images.to(device), LabelMix(*(f.to(device) for f in mix)), *(f.to(device) for f in rest))
-    callback = IsotonicSoftLabelCallback(space=space)
+    callback = IsotonicSoftLabelCallback(space=space, share=0.99)  # drawn, and all of these rows are in it
     callback.setup(None, module, "fit")
     module.log_dict = lambda values, **options: None  # logging needs a trainer
     with never_waiting(device):
@@ -203,6 +243,9 @@ def test_a_module_without_the_hook_is_refused(tmp_path, blobs):
         ({"solver": "magic"}, "solver: expected one of auto, threshold, triton, .*, got 'magic'"),
         ({"space": "softend"}, "space: expected one of softened, probabilities, logits, got 'softend'"),
         ({"strength": 1.5}, "strength: expected a number from 0 to 1, got 1.5"),
+        ({"share": -0.5}, "share: expected a number from 0 to 1, got -0.5"),
+        ({"share": 0.5, "role": "add", "student_softmax": "twice"}, "share: expected 1 with student_softmax twice"),
+        ({"share": 0.5, "compat": "authors"}, "compat: expected nothing but solver beside authors"),
     ],
 )
 def test_values_out_of_range_are_named(options, message):

@@ -12,6 +12,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from ida_lightning.cli import main
+from ida_lightning.compare.settings import read_settings
 
 pytestmark = [
     # Four batches make no teacher.
@@ -124,7 +125,8 @@ def rows_of(name):
 
 
 def test_a_comparison_is_complete_and_a_finished_cell_never_runs_again(files, fits, capsys):
-    main(files())
+    curves = {"mass": {"kd_aug": 0, "control": 0.5}}
+    main(files(curves=curves))
     assert len(fits) == 1 + 6, "the teacher, and methods x seeds"
     printed = capsys.readouterr().out
     assert "6 cells, 0 finished, 6 to run" in printed
@@ -144,7 +146,9 @@ def test_a_comparison_is_complete_and_a_finished_cell_never_runs_again(files, fi
     assert all(float(row["moved_mass"]) > 0 for row in control)
     summary = Path("out/summary.md").read_text()
     assert summary.strip() in printed
-    assert Path("out/differences.png").stat().st_size > 10_000
+    for name in ("differences", "curves"):
+        assert Path(f"out/{name}.png").stat().st_size > 10_000
+    assert "Pictures: differences.png, curves.png" in printed
     assert not Path("elsewhere").exists(), "what the fit config saves is left out"
     assert not list(Path("out").rglob("*.ckpt"))
 
@@ -160,6 +164,27 @@ def test_a_comparison_is_complete_and_a_finished_cell_never_runs_again(files, fi
     assert len(fits) == 8
     assert len(rows_of("results")) == 6
     assert "[6/6] kd_aug, seed 1" in capsys.readouterr().out
+
+
+def test_further_files_replace_keys_of_those_before(files, fits, capsys):
+    files(output=..., seeds=[0, 1, 2], threads=1)
+    kd_aug = {"model": {"init_args": {"temperature": 2.0}}}
+    more = {"seeds": [7], "threads": None, "common": {"trainer": {"max_epochs": 1}}, "methods": {"kd_aug": kd_aug}}
+    Path("quick.yaml").write_text(yaml.safe_dump(more))
+    both = read_settings(["compare.yaml", "quick.yaml"])
+    assert (both.seeds, both.threads, both.common) == ((7,), None, more["common"])
+    assert both.methods == {**METHODS, "kd_aug": kd_aug}
+    assert both.output == Path("outputs/compare/compare-quick")
+    assert read_settings(["compare.yaml"]).output == Path("outputs/compare/compare")
+    Path("one.yaml").write_text(yaml.safe_dump({"methods": {"student": {"trainer": {"max_epochs": 1}}}}))
+    student = read_settings(["compare.yaml", "one.yaml"]).methods["student"]
+    assert student == {**METHODS["student"], "trainer": {"callbacks": [], "max_epochs": 1}}, (
+        "the rest of a mapping stays"
+    )
+    Path("teacher.safetensors").touch()
+    main(["compare", "--config", "compare.yaml", "--config", "quick.yaml", "--summarise"])
+    assert "Not finished: 3 of 3 cells." in capsys.readouterr().out
+    assert not fits
 
 
 def test_a_changed_config_or_teacher_says_so_and_runs_again(files, fits, capsys):
@@ -279,6 +304,10 @@ def test_side_by_side_gives_what_one_after_the_other_gives(files, capfd):
         ({"fit": "nowhere.yaml"}, "fit: expected a fit config, found nothing at nowhere.yaml"),
         ({"common": {"trainer": {"max_epoch": 3}}}, "common: .*'trainer.max_epoch'"),
         ({"jobs": 0}, "jobs: expected a number >= 1, got 0"),
+        ({"curves": ["kd_aug"]}, "curves: expected names with a number for each of their methods, got "),
+        ({"curves": {"sigma": 3}}, "curves.sigma: expected methods with a number each, got 3"),
+        ({"curves": {"sigma": {"kd": 1}}}, "curves.sigma: expected some of student, kd_aug, control, got 'kd'"),
+        ({"curves": {"sigma": {"kd_aug": "one"}}}, "curves.sigma.kd_aug: expected a number, got 'one'"),
         ({"devices": "all"}, "devices: expected a list of CUDA device numbers, got 'all'"),
         (
             {"teacher": ...},

@@ -1,6 +1,7 @@
 """The numbers of a comparison, from results made by hand."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import scipy.stats
 import torch
 
 from ida_lightning.compare.estimates import METRICS, difference, estimate, extra_cost, level, other_starts
-from ida_lightning.compare.picture import plot_differences
+from ida_lightning.compare.picture import plot_curves, plot_differences
 from ida_lightning.compare.report import summary
 from ida_lightning.compare.run import StepTimer
 from ida_lightning.compare.scores import _figures
@@ -72,6 +73,9 @@ def test_extra_cost_is_a_share_of_the_references_step():
     results = [result("kd", s, 0.5, 0.1 * (s + 1)) for s in (0, 1)]
     results += [result("ours", s, 0.5, 0.11 * (s + 1)) for s in (0, 1)]
     assert extra_cost(results, "ours", "kd").mean == pytest.approx(0.1)
+    results[-1]["seconds_per_step"] = 0.24
+    text = summary(results, settings(Path(), "kd", "ours"))
+    assert "| +15.0% [-48.5%, +78.5%] |" in text, "and has an interval: ratios of 1.1 and 1.2"
 
 
 def test_the_text_claims_only_what_an_interval_shows(tmp_path):
@@ -108,6 +112,23 @@ def test_picture_has_a_point_for_every_difference_and_a_line_where_there_is_an_i
     data = [line.get_xdata() for line in panel.lines[1:] if len(line.get_xdata())]
     assert [len(x) for x in data] == [2, 1, 2, 1, 1, 1]
     assert data[1][0] == pytest.approx(1.0)
+
+
+def test_curves_have_a_point_for_every_method_at_its_number_and_an_interval(tmp_path):
+    values = {"kd": (0.5, 0.6), "ours": (0.7, 0.9), "once": (0.8,)}
+    results = [result(m, s, value) for m, found in values.items() for s, value in enumerate(found)]
+    curves = {"strength": {"once": 0.5, "ours": 1.0, "kd": 0}, "share": {"kd": 0, "ours": 1}}
+    figure = plot_curves(results, settings(tmp_path, *values)._replace(curves=curves))
+    assert [panel.get_xlabel() for panel in figure.axes] == ["strength", "strength", "share", "share"]
+    assert "over 2 seeds" in figure.get_suptitle()
+    best, *intervals = figure.axes[0].lines[:3]
+    assert best.get_xdata() == pytest.approx([0, 0.5, 1], abs=0.01), "in the order of the numbers"
+    assert best.get_ydata() == pytest.approx([55, 80, 80])
+    assert len(figure.axes[0].lines) == 2 * 3 + 2, "one seed has no interval; two lines are for the legend"
+    for line, method in zip(intervals, ("kd", "ours"), strict=True):
+        expected = level(results, method, "best", METRICS[0])
+        assert line.get_ydata() == pytest.approx([100 * expected.low, 100 * expected.high])
+    assert figure.axes[3].lines[0].get_ydata() == pytest.approx([0.55, 0.8])
 
 
 def test_steps_are_timed_without_validation_and_the_first_of_a_stretch(monkeypatch):

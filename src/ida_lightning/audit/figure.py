@@ -21,14 +21,16 @@ _NAME = 14  # letters of a class name
 
 
 def draw(report: Report, verdict: Verdict) -> Figure:
-    """Violations by way of mixing, by share, mass moved by space, and the worst pairs of classes."""
-    figure = Figure(figsize=(12, 8.5), layout="constrained")
+    """Violations, tau and coverage by way of mixing, violations by share, mass moved by space, the worst pairs."""
+    figure = Figure(figsize=(17, 8.5), layout="constrained")
     figure.suptitle(verdict.headline, fontsize=12, wrap=True)
-    axes = figure.subplots(2, 2)
+    axes = figure.subplots(2, 3)
     _by_mixing(axes[0, 0], report)
-    _by_lambda(axes[0, 1], report)
-    _by_space(axes[1, 0], report)
-    _by_pair(axes[1, 1], report)
+    _tau(axes[0, 1], report)
+    _coverage(axes[0, 2], report)
+    _by_lambda(axes[1, 0], report)
+    _by_space(axes[1, 1], report)
+    _by_pair(axes[1, 2], report)
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=9)
@@ -47,6 +49,27 @@ def _by_mixing(ax: Axes, report: Report) -> None:
     ax.set_ylim(0, 118)
     ax.set_yticks(range(0, 101, 20))
     ax.legend(fontsize=8, frameon=False, loc="upper center", ncols=3, columnspacing=1)
+
+
+def _tau(ax: Axes, report: Report) -> None:
+    values = [report.value(mixing, "tau") for mixing in report.mixings]
+    ax.bar_label(ax.bar(_with_rows(report), values, 0.5, color=_TEAL), fmt="%.2f", fontsize=8)
+    ax.set_title("Kendall's tau over the pairs whose order is known", fontsize=11)
+    ax.set_ylim(min(0, *values), 1.1)
+
+
+def _coverage(ax: Axes, report: Report) -> None:
+    place = np.arange(len(report.mixings))
+    kinds = (("covers_any", "one or more", _TEAL), ("covers_all", "all", _OCHRE))
+    for (metric, label, colour), shift in zip(kinds, (-0.2, 0.2), strict=True):
+        heights = [100 * report.value(mixing, metric) for mixing in report.mixings]
+        ax.bar_label(ax.bar(place + shift, heights, 0.37, color=colour, label=label), fmt="%.0f", fontsize=8)
+    ax.set_xticks(place, _with_rows(report))
+    ax.set_title("Classes of the image among the teacher's top 2", fontsize=11)
+    ax.set_ylabel("% of rows")
+    ax.set_ylim(0, 118)
+    ax.set_yticks(range(0, 101, 20))
+    ax.legend(fontsize=8, frameon=False, loc="upper center", ncols=2, columnspacing=1)
 
 
 def _with_rows(report: Report) -> list[str]:

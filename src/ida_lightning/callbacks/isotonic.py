@@ -46,6 +46,10 @@ class IsotonicSoftLabelCallback(SupervisionCallback):
             is then logged apart, as ``train/corrected_loss``.
         same_class: what is done where both images are of one class: ``"one"`` puts that class above the rest;
             ``"arbitrary"`` ranks a second class that ``torch.topk`` happens to return, as the released code does.
+        share: of the rows that break the order, how many are corrected, from 0 to 1; the others are treated as if they
+            were in order. An image's position in the data set decides, so an image is drawn in every epoch or in
+            none, and a larger share holds the rows of a smaller one. Rows without a position, of batches
+            ``(images, targets)``, are drawn by their place in the batch.
         compat: ``"authors"`` is the released code in all of these: logits, add with weight 2, softmax twice,
             arbitrary second class. The other arguments must then be left alone.
 
@@ -69,6 +73,7 @@ class IsotonicSoftLabelCallback(SupervisionCallback):
         added_weight: float = 2.0,
         student_softmax: Literal["once", "twice"] = "once",
         same_class: Literal["one", "arbitrary"] = "one",
+        share: float = 1.0,
         compat: Literal["paper", "authors"] = "paper",
     ) -> None:
         for name, value, choices in (
@@ -83,17 +88,21 @@ class IsotonicSoftLabelCallback(SupervisionCallback):
                 raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
         if not 0 <= strength <= 1:
             raise InputError(f"strength: expected a number from 0 to 1, got {strength}")
+        if not 0 <= share <= 1:
+            raise InputError(f"share: expected a number from 0 to 1, got {share}")
         if not added_weight >= 0:
             raise InputError(f"added_weight: expected a number >= 0, got {added_weight}")
         if compat == "authors":
-            given = (space, strength, role, added_weight, student_softmax, same_class)
-            if given != ("softened", 1.0, "replace", 2.0, "once", "one"):
+            given = (space, strength, role, added_weight, student_softmax, same_class, share)
+            if given != ("softened", 1.0, "replace", 2.0, "once", "one", 1.0):
                 raise InputError("compat: expected nothing but solver beside authors, which sets all the rest")
             space, role, student_softmax, same_class = "logits", "add", "twice", "arbitrary"
         if role == "add" and strength != 1:
             raise InputError(f"strength: expected 1 with role add, whose measure is added_weight, got {strength}")
         if student_softmax == "twice" and role != "add":
             raise InputError("student_softmax: expected once with role replace, got 'twice'")
+        if student_softmax == "twice" and share != 1:
+            raise InputError(f"share: expected 1 with student_softmax twice, which corrects no soft label, got {share}")
         super().__init__()
         self.solver = solver
         self.space = space
@@ -102,6 +111,7 @@ class IsotonicSoftLabelCallback(SupervisionCallback):
         self.added_weight = added_weight
         self.student_softmax = student_softmax
         self.same_class = same_class
+        self.share = share
 
     def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super()._join(trainer, module)
@@ -116,13 +126,15 @@ class IsotonicSoftLabelCallback(SupervisionCallback):
             after = self._corrected(supervision)
             if self.role == "add":
                 added = self.added_weight * (soft_weight > 0)
-                share = added / (soft_weight + added).clamp_min(torch.finfo(added.dtype).tiny)
-                after = torch.lerp(before, after, share[:, None])
+                part = added / (soft_weight + added).clamp_min(torch.finfo(added.dtype).tiny)
+                after = torch.lerp(before, after, part[:, None])
                 soft_weight = soft_weight + added
             elif self.strength < 1:
                 after = torch.lerp(before, after, self.strength)
             if self.same_class == "one":  # rows in order stay as they are, bit for bit
                 after = torch.where(violated[:, None], after, before)
+            if self.share < 1:
+                after = torch.where(_drawn(supervision.index, self.share)[:, None], after, before)
         self._measure(order_rows(violated, before, after, mix))
         return supervision._replace(soft_labels=after, soft_weight=soft_weight)
 
@@ -146,3 +158,13 @@ class IsotonicSoftLabelCallback(SupervisionCallback):
         student_probs = student_logits.softmax(1, dtype=torch.promote_types(student_logits.dtype, torch.float32))
         loss = distillation_loss(student_probs, corrected, supervision.temperature)
         return self.added_weight * (supervision.soft_weight > 0) * loss
+
+
+def _drawn(index: Tensor, share: float) -> Tensor:
+    """Which rows are in a share of the data set, bool ``(batch,)``; a matter of their index alone.
+
+    Fibonacci hashing: the fractional parts of multiples of the golden ratio fill 0 ... 1 evenly, whatever stretch or
+    step of positions is looked at, and in integers they are the same on every device.
+    """
+    index = torch.where(index < 0, torch.arange(len(index), device=index.device), index)
+    return (index * 2_654_435_769 & 0xFFFF_FFFF) < round(share * 2**32)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ida_lightning.compare.cells import Cell, change_since, exported_by, make_cells, result_of
 from ida_lightning.compare.estimates import Result
-from ida_lightning.compare.picture import plot_differences
+from ida_lightning.compare.picture import plot_curves, plot_differences
 from ida_lightning.compare.report import summary, write_results, write_summary
 from ida_lightning.compare.schedule import Progress, quiet, run_cells, train_teacher
 from ida_lightning.compare.settings import Settings, read_arguments
@@ -26,7 +26,7 @@ def compare(args: Sequence[str]) -> int:
 
     Everything lies in the comparison's output folder: ``cells/<method>/seed_<n>/cell.json`` with the figures of one
     run and the hash of its config, beside ``config.yaml`` and its logs; ``results.csv``, ``summary.csv``,
-    ``summary.md`` and ``differences.png`` of all.
+    ``summary.md`` and ``differences.png`` of all, and ``curves.png`` where the file names curves.
 
     Args:
         args: of the command line, after ``compare``.
@@ -102,7 +102,8 @@ def _report(results: Sequence[Result], settings: Settings) -> None:
     text = summary(results, settings)
     with replacing(folder / "summary.md") as unfinished:
         unfinished.write_text(text + "\n")
-    picture = folder / "differences.png"
-    with replacing(picture) as unfinished:
-        plot_differences(results, settings).savefig(unfinished, dpi=110)
-    _say(f"\n{text}\n\nTables: {folder}/summary.md, summary.csv, results.csv\nPicture: {picture}")
+    pictures = {"differences.png": plot_differences} | ({"curves.png": plot_curves} if settings.curves else {})
+    for name, plot in pictures.items():
+        with replacing(folder / name) as unfinished:
+            plot(results, settings).savefig(unfinished, dpi=110)
+    _say(f"\n{text}\n\nTables: {folder}/summary.md, summary.csv, results.csv\nPictures: {', '.join(pictures)}")

@@ -1,15 +1,17 @@
-"""The differences of a comparison with their intervals, as a picture."""
+"""The differences and the curves of a comparison with their intervals, as pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ida_lightning.compare.estimates import METRICS, Estimate, Metric, Result, difference
+from ida_lightning.compare.estimates import METRICS, Estimate, Metric, Result, difference, level
 from ida_lightning.compare.settings import Settings
 
 _COLOURS = {"best": "#00798c", "last": "#8d99ae"}
+_CURVED = METRICS[:2]  # accuracy and NLL
 _LABELS = {"best": "best epoch on validation", "last": "last epoch"}
 
 
@@ -33,17 +35,49 @@ def plot_differences(results: Sequence[Result], settings: Settings) -> Figure:
         panel.set_ylim(len(methods) - 0.5, -0.5)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="x", alpha=0.3)
-    for weights, colour in _COLOURS.items():
-        panels[0].plot([], [], "o", color=colour, label=_LABELS[weights])
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    _explain_colours(figure, panels[0])
     return figure
 
 
-def _draw(panel: object, pair: Estimate, metric: Metric, height: float, colour: str) -> None:
+def plot_curves(results: Sequence[Result], settings: Settings) -> Figure:
+    """Draw accuracy and NLL against the numbers of every curve of the settings, a row of panels each."""
+    figure = Figure(figsize=(4.6 * len(_CURVED), 1.1 + 2.7 * len(settings.curves)), layout="constrained")
+    figure.suptitle(f"Mean and 95 % interval over {len({result['seed'] for result in results})} seeds")
+    rows = figure.subplots(len(settings.curves), len(_CURVED), squeeze=False)
+    for panels, (name, places) in zip(rows, settings.curves.items(), strict=True):
+        apart = 0.008 * (max(places.values()) - min(places.values()))
+        for panel, metric in zip(panels, _CURVED, strict=True):
+            for weights, shift in (("best", -apart), ("last", apart)):
+                found = [(x + shift, level(results, method, weights, metric)) for method, x in places.items()]
+                _trace(panel, [(x, value) for x, value in found if value is not None], metric, _COLOURS[weights])
+            panel.set_xlabel(name)
+            panel.set_ylabel(f"{metric.title} ({metric.better} is better)")
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.grid(alpha=0.3)
+    _explain_colours(figure, rows[0, 0])
+    return figure
+
+
+def _trace(panel: Axes, found: list[tuple[float, Estimate]], metric: Metric, colour: str) -> None:
+    found.sort()
+    xs, means = [x for x, _ in found], [metric.scale * value.mean for _, value in found]
+    panel.plot(xs, means, "o-", color=colour, markersize=4)
+    for x, value in found:
+        if value.low is not None and value.high is not None:
+            panel.plot([x, x], [metric.scale * value.low, metric.scale * value.high], "-", color=colour, alpha=0.6)
+
+
+def _explain_colours(figure: Figure, panel: Axes) -> None:
+    for weights, colour in _COLOURS.items():
+        panel.plot([], [], "o", color=colour, label=_LABELS[weights])
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+
+
+def _draw(panel: Axes, pair: Estimate, metric: Metric, height: float, colour: str) -> None:
     mean = pair.mean * metric.scale
     face = colour if pair.told_apart else "white"
     if pair.low is not None and pair.high is not None:
         ends = [pair.low * metric.scale, pair.high * metric.scale]
-        panel.plot(ends, [height, height], "-", color=colour)  # type: ignore[attr-defined]
-    panel.plot([mean], [height], "o", color=colour, markerfacecolor=face)  # type: ignore[attr-defined]
+        panel.plot(ends, [height, height], "-", color=colour)
+    panel.plot([mean], [height], "o", color=colour, markerfacecolor=face)

@@ -83,6 +83,8 @@ def _levels(results: Sequence[Result], settings: Settings, weights: str) -> list
         cells = [_with_std(level(results, method, weights, metric), metric) for metric in (*METRICS, TIME)]
         cost = extra_cost(results, method, settings.reference)
         shown = "" if cost is None or method == settings.reference else f"{cost.mean:+.1%}"
+        if shown and cost is not None and cost.low is not None and cost.high is not None:
+            shown += f" [{cost.low:+.1%}, {cost.high:+.1%}]"
         rows.append([method, str(seeds), *cells, shown])
     return _table(["method", "seeds", *(metric.title for metric in (*METRICS, TIME)), "extra time"], rows)
 
