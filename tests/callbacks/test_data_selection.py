@@ -1,6 +1,7 @@
 """Data selection: the scores, the choice, the files, and that looking leaves training as it was."""
 
 import json
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from torch.func import grad, jacrev
 
 from ida_lightning import InputError, Mixing, violated_rows
 from ida_lightning.callbacks import (
+    CutMixPickCallback,
     DataSelectionCallback,
     IsotonicSoftLabelCallback,
     LabelRevisionCallback,
     RevisionLossCallback,
+    TeacherLabelCallback,
 )
 from ida_lightning.callbacks import data_selection as module_under_test
 from ida_lightning.data import FromDatasetsDataModule
@@ -23,6 +26,7 @@ from ida_lightning.modules import ClassificationModule, DistillationModule
 from ida_lightning.selection import classifier_head, data_fingerprint, head_input, trusted_rows
 from tests.callbacks.test_label_revision import Weights
 from tests.callbacks.test_roles import Step
+from tests.callbacks.test_teacher_labels import Taught
 from tests.conftest import BlobsDataModule, TinyNet, trainer
 
 pytestmark = [
@@ -200,6 +204,32 @@ def test_the_share_is_exact_and_logged(score, fraction, chosen, tmp_path):
     assert len(watch.seen) == ROWS
     assert sum(weight > 0 for weight in watch.seen.values()) == chosen
     assert run.callback_metrics["train/trusted_rate"] == pytest.approx(chosen / ROWS)
+
+
+@pytest.mark.parametrize("criterion", ["teacher_entropy", "student_entropy"])
+def test_selection_and_revision_go_together_with_picking_in_any_order(criterion):
+    mask = torch.arange(ROWS) % 2 == 0
+    systems = [Given(mask, 1.0), LabelRevisionCallback(), CutMixPickCallback(criterion)]
+    first, *others = [Taught(*order, pool=2).supervision for order in permutations(systems)]
+    assert len(first.images) == 24
+    assert torch.equal(first.soft_weight > 0, mask[first.index])
+    assert not violated_rows(first.soft_labels, first.label_mix).any()
+    for other in others:
+        for name in ("images", "index", "soft_labels"):
+            assert torch.equal(getattr(other, name), getattr(first, name)), name
+        torch.testing.assert_close(other.soft_weight, first.soft_weight)
+        torch.testing.assert_close(other.hard_weight, first.hard_weight)
+
+
+def test_mixed_rows_of_teacher_labels_go_back_to_their_hard_label_or_out():
+    mask = torch.arange(ROWS) % 2 == 0
+    selection, labels = Given(mask, 1.0), TeacherLabelCallback()
+    for callbacks, back in (((labels, selection), True), ((selection, labels), False)):
+        taught = Taught(*callbacks).supervision
+        unchosen = taught.mixed & ~mask[taught.index]
+        assert unchosen.any()
+        assert not taught.soft_weight[unchosen].any()
+        assert torch.equal(taught.hard_weight[unchosen] > 0, torch.full((int(unchosen.sum()),), back))
 
 
 def weights_of(model):

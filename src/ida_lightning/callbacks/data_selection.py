@@ -40,7 +40,8 @@ class DataSelectionCallback(SupervisionCallback):
     """Lets the teacher teach the training images with the highest scores, and the ground truth alone the others.
 
     A row that is not chosen gets ``soft_weight`` 0, and what it had goes over to its ``hard_weight``. A mixed row goes
-    by its own image, the one that ``Supervision.index`` names, not by its partners.
+    by its own image, the one that ``Supervision.index`` names, not by its partners. Behind
+    :class:`TeacherLabelCallback` a mixed row that is not chosen has its hard label again; before it, it is left out.
 
     Scores are those of the unmixed, unaugmented images, computed by one process before the first step of a named epoch
     and sent to the others. They are kept in ``folder``, in a file whose name holds the digest of all that they depend
