@@ -26,11 +26,12 @@ def test_notebooks_are_kept_with_outputs_of_one_run_and_no_error(file):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not importlib.util.find_spec("nbconvert"), reason="pip install '.[notebooks]'")
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_notebooks_run_and_say_nothing_on_stderr(file):
     command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--output-dir", "out", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr[-2000:]
     outputs = [output for cell in cells_of(Path("out", file.name)) for output in cell["outputs"]]
     assert not [output for output in outputs if output.get("name") == "stderr"]
