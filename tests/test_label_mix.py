@@ -42,7 +42,17 @@ def test_canonical_form_does_not_depend_on_the_entry_order(mix, rng):
     assert torch.equal(ours.present, theirs.present)
 
 
-def test_ties_are_named_only_between_classes_of_exactly_equal_weight():
+def test_weights_that_differ_by_rounding_alone_are_a_tie():
+    tenths = torch.tensor([[0.1, 0.3, 0.4, 0.2]], dtype=torch.float64)
+    assert float(tenths[0, 0] + tenths[0, 3]) > float(tenths[0, 1]), "in floating point"
+    for weights in (tenths, tenths.float()):
+        order = LabelMix(torch.tensor([[2, 3, 5, 2]]), weights).order()
+        assert order.tied.tolist() == [[False, False, True, False]]
+        heavier = weights + torch.tensor([[0, 0, 0, 1e-6]])
+        assert not LabelMix(torch.tensor([[2, 3, 5, 2]]), heavier).order().tied.any()
+
+
+def test_ties_are_named_only_between_classes_of_equal_weight():
     mix = LabelMix(
         torch.tensor([[4, 1, 2], [4, 1, 2], [3, 3, 0]]),
         torch.tensor([[0.25, 0.5, 0.25], [0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]),

@@ -23,7 +23,7 @@ class LabelOrder(NamedTuple):
         labels: int64 ``(batch, k)``. Absent entries repeat the first label, so that gathering is always safe.
         weights: float ``(batch, k)``, descending; 0 where absent.
         present: bool ``(batch, k)``: the entry is a class of its own that has weight.
-        tied: bool ``(batch, k)``: the entry weighs exactly as much as the one before it, so the order says
+        tied: bool ``(batch, k)``: the entry weighs as much as the one before it (up to rounding), so the order says
             nothing between the two.
     """
 
@@ -150,7 +150,8 @@ class LabelMix(NamedTuple):
         labels = labels.gather(1, by_weight)
         present = weights > 0
         tied = torch.zeros_like(present)
-        tied[:, 1:] = present[:, 1:] & (weights[:, 1:] == weights[:, :-1])
+        # Up to rounding: a class of 0.1 + 0.2 weighs what one of 0.3 does.
+        tied[:, 1:] = present[:, 1:] & (weights[:, :-1] - weights[:, 1:] <= 4 * torch.finfo(weights.dtype).eps)
         return LabelOrder(torch.where(present, labels, labels[:, :1]), weights, present, tied)
 
     def canonical(self) -> LabelMix:

@@ -292,7 +292,7 @@ def test_the_picture_has_tau_and_coverage_of_clean_and_mixed_images(monkeypatch)
     panels = {panel.get_title(): [bar.get_height() for bar in panel.patches] for panel in drawn[0].axes}
 
     def values(metric):
-        return [values_of(content, mixing)[metric] for mixing in ("clean", "mixup", "cutmix", "both")]
+        return [values_of(content, mixing)[metric] for mixing in ("clean", "mixup", "cutmix", "both", "validation")]
 
     assert panels["Kendall's tau over the pairs whose order is known"] == pytest.approx(values("tau"))
     covered = [100 * value for metric in ("covers_any", "covers_all") for value in values(metric)]
