@@ -2,7 +2,12 @@
 
 import csv
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import lightning as L
@@ -13,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 
 from ida_lightning.cli import main
 from ida_lightning.compare.settings import read_settings
+from ida_lightning.files import replacing
 
 pytestmark = [
     # Four batches make no teacher.
@@ -34,6 +40,15 @@ class Explode(Callback):
     def on_train_epoch_start(self, trainer, pl_module):
         if trainer.current_epoch == 1:
             raise self.kind("out of\nluck")
+
+
+class Wait(Callback):
+    """Says which process it is in, and stays there."""
+
+    def on_train_start(self, trainer, pl_module):
+        with replacing(Path("running")) as unfinished:
+            unfinished.write_text(f"{os.getpid()}\n")
+        time.sleep(200)
 
 
 class Watch(Callback):
@@ -285,6 +300,28 @@ def test_side_by_side_gives_what_one_after_the_other_gives(files, capfd):
     for key in ("initial_weights", "last", "best", "logged"):
         assert apart[key] == alone[key]
     assert Path("out/cells/kd_aug/seed_0/log.txt").is_file()
+
+
+def test_runs_end_with_the_comparison_however_it_is_ended(files):
+    main(files(methods={"kd_aug": {}}, seeds=[0]))  # the teacher
+    arguments = files(methods={"waiting": with_callbacks("Wait"), "kd_aug": {}}, seeds=[1], jobs=2)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    comparison = subprocess.Popen([sys.executable, "-m", "ida_lightning", *arguments], env=environment)
+    try:
+        end = time.monotonic() + 120
+        while not Path("running").is_file() and time.monotonic() < end:
+            time.sleep(0.05)
+        (run,) = [int(line) for line in Path("running").read_text().split()]
+    finally:
+        comparison.kill()
+        comparison.wait()
+    end = time.monotonic() + 20
+    while Path(f"/proc/{run}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    alive = Path(f"/proc/{run}").exists()
+    if alive:
+        os.kill(run, signal.SIGKILL)
+    assert not alive
 
 
 @pytest.mark.parametrize(

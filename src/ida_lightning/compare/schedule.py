@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -163,6 +164,7 @@ def _start(target: Callable[..., None], args: tuple[Any, ...], device: int | Non
 
 def _work(cell: Cell, threads: int) -> None:
     """In a process of its own: run a cell, with what it prints in ``log.txt``."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cell.folder.mkdir(parents=True, exist_ok=True)
     with (cell.folder / "log.txt").open("w") as log:
         os.dup2(log.fileno(), 1)
@@ -171,6 +173,14 @@ def _work(cell: Cell, threads: int) -> None:
             failed = attempt(cell) is not None
         sys.stdout.flush()
     sys.exit(failed)
+
+
+def _end_with_parent() -> None:
+    """However the comparison was ended: another one may run this cell, and both would write to its folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _reason(cell: Cell, code: int | None) -> str:
