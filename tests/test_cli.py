@@ -1,8 +1,6 @@
 """The command line as a person uses it: shipped configs, round trips, and what mistakes look like."""
 
 import csv
-import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ida_lightning.cli import main
-from ida_lightning.compare.cells import _Resolver, resolve
+from ida_lightning.compare.cells import _Resolver
 from ida_lightning.models import build_model
-from tests.data.test_cifar import make_cifar
-from tests.data.test_decoded import write_folder
-from tests.data.test_tiny_imagenet import make_tiny_imagenet
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHORT = [
@@ -29,7 +24,6 @@ SHORT = [
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
 ]
-PARTS = ["kd_loss", "hard_loss", "order_penalty", "label_loss", "logit_loss", "probability_loss"]
 QUIET = ["--trainer.enable_progress_bar=false"]
 # Two batches make no teacher.
 pytestmark = pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")
@@ -43,189 +37,6 @@ def metrics_of(run=0):
     with Path(f"outputs/lightning_logs/version_{run}/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     return {name: [float(row[name]) for row in rows if row[name]] for name in rows[0]}
-
-
-def test_every_shipped_config_is_short_and_says_how_to_run_it():
-    files = sorted(CONFIGS.rglob("*.yaml"))
-    assert len(files) >= 8
-    for file in files:
-        lines = file.read_text().splitlines()
-        name = file.relative_to(CONFIGS.parent)
-        compares = "seeds: [" in file.read_text()
-        command = "compare" if compares else "audit" if name.stem.startswith("fig") else "fit"
-        said = re.fullmatch(rf"# ida-lightning {command}(?: --config (\S+))? --config {name}", lines[0])
-        assert said, name
-        assert said[1] is None or (CONFIGS.parent / said[1]).is_file()
-        assert lines[1].startswith("# ")
-        assert 10 <= len(lines) <= (30 if compares else 25), name
-
-
-def smaller(data, tmp_path, monkeypatch):
-    """What makes a shipped config one for a test, beside SHORT."""
-    if data == "digits":
-        return {}
-    common = {"data.batch_size": 4, "trainer.precision": "32-true"}
-    if data == "tiny_imagenet":
-        return {"data.root": str(make_tiny_imagenet(tmp_path).parent), "data.val_images": 6, **common}
-    val_images = 20 if data == "evidence" else 100
-    return {"data.root": str(make_cifar(tmp_path / "cifar", monkeypatch)), "data.val_images": val_images, **common}
-
-
-@pytest.mark.parametrize("data", ["digits", "cifar100", "tiny_imagenet", "evidence"])
-def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_path, monkeypatch):
-    more = [f"--{key}={value}" for key, value in smaller(data, tmp_path, monkeypatch).items()]
-    names = {file.stem for file in (CONFIGS / data).glob("*.yaml")}
-    names = sorted(name for name in names if not name.startswith("compare"))
-    teachers = [name for name in names if name.endswith("teacher")]
-    for name in teachers:
-        fit(f"{data}/{name}", *more)
-    for run, name in enumerate((name for name in names if name not in teachers), start=len(teachers)):
-        # Looking at 400 images takes a network of this size long; digits are looked at.
-        quick = ["--trainer.callbacks.score=random"] if (data, name) == ("cifar100", "lr_ds") else []
-        fit(f"{data}/{name}", *more, *quick)
-        logged = metrics_of(run)
-        assert Path(f"outputs/{data}/{name}.safetensors").is_file()
-        assert Path(f"outputs/{data}/{name}/best.ckpt").is_file()
-        if name == "student":
-            assert {"train/loss", "model/val_acc", "model/val_nll"} <= logged.keys()
-            continue
-        parts = [logged[f"train/{part}"] for part in PARTS if f"train/{part}" in logged]
-        assert len(parts) == (3 if name.startswith(("kdp", "lr_ds")) else 2)
-        assert logged["train/loss"] == pytest.approx([sum(step) for step in zip(*parts, strict=True)], rel=1e-5)
-        assert {"student/val_acc", "student/val_nll", "teacher/val_acc", "teacher/val_nll"} <= logged.keys()
-        assert logged["train/violation_rate"][-1] > 0
-        after = logged["train/violation_rate_corrected"][-1]
-        assert after == (0 if name.startswith("ida") else logged["train/violation_rate"][-1])
-
-
-def test_every_method_of_a_shipped_comparison_is_a_fit_config():
-    shipped = [yaml.safe_load((CONFIGS / data / "compare_lr_ds.yaml").read_text()) for data in ("digits", "cifar100")]
-    assert shipped[0]["methods"] == shipped[1]["methods"]
-    for name, part in shipped[0]["methods"].items():
-        resolve(name, str(CONFIGS.parent / shipped[0]["fit"]), part)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(f"{data}/compare" for data in ("digits", "evidence")),
-        "cifar100/compare_kda",
-        pytest.param("cifar100/compare", marks=pytest.mark.slow),
-        *(pytest.param(f"{data}/compare_lr_ds", marks=pytest.mark.slow) for data in ("digits", "cifar100")),
-    ],
-)
-def test_shipped_comparisons_run_every_method(name, tmp_path, monkeypatch):
-    data = name.split("/")[0]
-    shipped = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    common = shortened_comparison(data, tmp_path, monkeypatch, Path(shipped["teacher"]).stem)
-    assert len(shipped["seeds"]) >= 3
-    assert shipped["output"] == f"outputs/{name}"
-    for key in ("fit", "teacher"):
-        shipped[key] = str(CONFIGS.parent / shipped[key])
-    Path("compare.yaml").write_text(yaml.safe_dump({**shipped, "seeds": [0], "common": common, "output": "out"}))
-    main(["compare", "--config", "compare.yaml"])
-    with Path("out/results.csv").open() as file:
-        rows = {row["method"]: row for row in csv.DictReader(file)}
-    assert rows.keys() == shipped["methods"].keys()
-    assert all(float(row["last_test_nll"]) > 0 for row in rows.values())
-    assert all(row["steps"] == ("4" if method == "kd_twice" else "2") for method, row in rows.items())
-    if name.endswith("lr_ds"):
-        assert float(rows["lr"]["revision_violation_rate_corrected"]) == 0 < float(rows["lr"]["revision_moved_mass"])
-        assert all(0 < float(rows[method]["trusted_rate"]) < 1 for method in rows if "ds" in method)
-        return
-    if name.endswith("kda"):
-        assert float(rows["cutmixpick_corrected"]["violation_rate_corrected"]) == 0
-        return
-    assert rows["kd_p"]["order_penalty"]
-    assert float(rows["kd_i_softened"]["violation_rate_corrected"]) == 0
-
-
-def shortened_comparison(data, tmp_path, monkeypatch, teacher="teacher"):
-    """Train a teacher; what makes a shipped comparison on the data one for a test, its key common."""
-    changes = smaller(data, tmp_path, monkeypatch)
-    fit(f"{data}/{teacher}", *(f"--{key}={value}" for key, value in changes.items()))
-    short = dict(option.removeprefix("--").split("=") for option in SHORT)
-    common = {"trainer": {"limit_test_batches": 2}, "data": {"init_args": {}}}
-    for key, value in {**{key: yaml.safe_load(value) for key, value in short.items()}, **changes}.items():
-        owner, name = key.split(".")
-        (common["data"]["init_args"] if owner == "data" else common["trainer"])[name] = value
-    return common
-
-
-WHOLE = [(name, data, None) for name in ("fig4", "fig5", "table3") for data in ("digits", "cifar100")]
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "methods"),
-    [
-        ("fig4", "digits", ("kd_aug", "strength_50", "share_50")),
-        ("fig5", "cifar100", ("sigma_0", "sigma_5")),
-        ("table3", "digits", ("kd_aug", "kd_i_weak_order", "kd_i_tree")),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in WHOLE),
-    ],
-)
-def test_comparisons_of_the_paper_run(name, data, methods, tmp_path, monkeypatch):
-    common = shortened_comparison(data, tmp_path, monkeypatch)
-    Path("configs").symlink_to(CONFIGS)
-    file = Path("configs", "paper", f"{name}.yaml")
-    shipped = yaml.safe_load(file.read_text())
-    curves = shipped.get("curves", {})
-    if methods is not None:  # fewer of them
-        for part in (shipped["methods"], *curves.values()):
-            for method in part.keys() - set(methods):
-                del part[method]
-        file = Path(f"{name}.yaml")
-        file.write_text(yaml.safe_dump(shipped))
-    overlays = ["configs/paper/on_cifar100.yaml", "short.yaml"][data == "digits" :]
-    Path("short.yaml").write_text(yaml.safe_dump({"seeds": [0], "common": common}))
-    main(["compare", "--config", str(file), *(part for overlay in overlays for part in ("--config", overlay))])
-    out = Path("outputs/compare", "-".join(Path(path).stem for path in (file, *overlays)))
-    with (out / "results.csv").open() as results:
-        rows = {row["method"]: row for row in csv.DictReader(results)}
-    assert rows.keys() == shipped["methods"].keys()
-    assert all(row["steps"] == "2" and float(row["seconds_per_step"]) > 0 for row in rows.values())
-    assert (out / "curves.png").is_file() == bool(curves)
-    if name == "fig4":
-        left = [float(rows[method]["violation_rate_corrected"]) for method in ("kd_aug", "share_50")]
-        assert 0 < left[1] < left[0]
-    for method in ("kd_i_weak_order", "kd_i_tree") if name == "table3" else ():
-        assert float(rows[method]["violation_rate_corrected"]) == 0
-    if name == "fig5":
-        assert float(rows["sigma_5"]["order_penalty"]) > 0
-        assert rows["sigma_0"]["order_penalty"] == ""
-
-
-@pytest.mark.parametrize("data", ["digits", "cifar100"])
-def test_the_audit_of_the_paper_runs(data, tmp_path, monkeypatch):
-    changes = smaller(data, tmp_path, monkeypatch)
-    more = [f"--{key}={value}" for key, value in changes.items()]
-    fit(f"{data}/teacher", *more)
-    paper = CONFIGS / "paper"
-    configs = [paper / "fig1.yaml", paper / "fig1_on_cifar100.yaml"][: 1 + (data == "cifar100")]
-    main(["audit", *(part for config in configs for part in ("--config", str(config))), *more, *QUIET, "--batches=2"])
-    out = Path("outputs/paper/fig1" + ("-on_cifar100" if data == "cifar100" else ""))
-    audited = json.loads((out / "audit.json").read_text())
-    assert audited["data"]["classes"] == (10 if data == "digits" else 100)
-    assert {"tau", "covers_any"} <= {found["metric"] for found in audited["measurements"]}
-    assert (out / "audit.png").is_file()
-
-
-def test_imagenet_config_starts_on_a_folder_of_images(tmp_path):
-    # Its pretrained teacher would have to be fetched, so a small network of our own stands in for it.
-    root = write_folder(tmp_path / "images")
-    teacher = build_model("test_resnet", num_classes=3)
-    save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
-    fit(
-        "imagenet/ida_cutmix",
-        f"--data.root={root}",
-        *("--data.image_size=32", "--data.batch_size=4", "--data.num_workers=1", "--data.val_share=0.2"),
-        *("--model.teacher=test_resnet", "--model.teacher_args={}", "--model.student=test_resnet"),
-        *(f"--model.teacher_checkpoint={tmp_path}/teacher.safetensors", "--trainer.precision=32-true"),
-    )
-    logged = metrics_of()
-    assert logged["train/violation_rate_corrected"][-1] == 0
-    with safe_open("outputs/imagenet/ida_cutmix.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["class_names"]) == ["cat", "dog", "eel"]
 
 
 def test_student_checkpoint_validates_tests_and_predicts_without_the_teacher():
