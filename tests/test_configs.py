@@ -89,7 +89,8 @@ def test_every_method_of_a_shipped_comparison_is_a_fit_config():
         *(f"{data}/compare" for data in ("digits", "evidence")),
         "cifar100/compare_kda",
         pytest.param("cifar100/compare", marks=pytest.mark.slow),
-        *(pytest.param(f"{data}/compare_lr_ds", marks=pytest.mark.slow) for data in ("digits", "cifar100")),
+        *(pytest.param(f"{data}/compare_lr_ds", marks=pytest.mark.slow) for data in ("digits", "cifar100", "evidence")),
+        pytest.param("evidence/compare_kda", marks=pytest.mark.slow),
     ],
 )
 def test_shipped_comparisons_run_every_method(name, tmp_path, monkeypatch):
@@ -100,8 +101,9 @@ def test_shipped_comparisons_run_every_method(name, tmp_path, monkeypatch):
     assert shipped["output"] == f"outputs/{name}"
     for key in ("fit", "teacher"):
         shipped[key] = str(CONFIGS.parent / shipped[key])
-    Path("compare.yaml").write_text(yaml.safe_dump({**shipped, "seeds": [0], "common": common, "output": "out"}))
-    main(["compare", "--config", "compare.yaml"])
+    Path("shipped.yaml").write_text(yaml.safe_dump(shipped))
+    Path("short.yaml").write_text(yaml.safe_dump({"seeds": [0], "common": common, "output": "out"}))
+    main(["compare", "--config", "shipped.yaml", "--config", "short.yaml"])
     with Path("out/results.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert rows.keys() == shipped["methods"].keys()

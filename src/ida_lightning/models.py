@@ -6,7 +6,8 @@ import difflib
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -212,3 +213,24 @@ def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: st
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise InputError(f"{what}: {path} does not fit the network: {wrong[0]}{more}")
     network.load_state_dict(weights.tensors)
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Inside, a network answers as in evaluation: no statistics are updated; every part has its mode back afterwards.
+
+    Example:
+        >>> network = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout().eval())
+        >>> with eval_mode(network):
+        ...     network[0].training
+        False
+        >>> network[0].training, network[1].training
+        (True, False)
+    """
+    training = [part for part in network.modules() if part.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

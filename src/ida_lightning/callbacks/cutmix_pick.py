@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,7 @@ from ida_lightning.callbacks.supervising import SupervisionCallback
 from ida_lightning.errors import InputError
 from ida_lightning.isotonic import isotonic_soft_labels
 from ida_lightning.metrics import kl_divergence, moved_mass, prediction_entropy
+from ida_lightning.models import eval_mode
 from ida_lightning.supervision import Supervision
 
 Criterion = Literal["teacher_entropy", "student_entropy", "kl", "dissimilarity", "violation"]
@@ -129,7 +130,7 @@ class CutMixPickCallback(SupervisionCallback):
         if self.criterion == "violation":
             before = (teacher_logits[pool] / temperature).softmax(1)
             return moved_mass(before, isotonic_soft_labels(before, supervision.label_mix.select(pool)))
-        with _in_eval_mode(module), precision():
+        with eval_mode(module), precision():
             student_logits = module(supervision.images[pool])
         if self.criterion == "student_entropy":
             return prediction_entropy(student_logits)
@@ -148,14 +149,3 @@ def pick(scores: Tensor, ratio: float) -> Tensor:
     """
     keep = max(1, round(ratio * len(scores)))
     return scores.masked_fill(scores.isnan(), -torch.inf).topk(keep).indices.sort().values
-
-
-@contextmanager
-def _in_eval_mode(module: L.LightningModule) -> Iterator[None]:
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from ida_lightning.callbacks.supervising import SupervisionCallback
 from ida_lightning.errors import InputError
-from ida_lightning.models import fingerprint
+from ida_lightning.models import eval_mode, fingerprint
 from ida_lightning.modules import DistillationModule
 from ida_lightning.selection import (
     Look,
@@ -268,18 +268,15 @@ class DataSelectionCallback(SupervisionCallback):
 def _watching(network: nn.Module, head: nn.Linear) -> Iterator[list[Tensor]]:
     """Inside, the network is in eval mode and eager, and what its head is given is appended to the list."""
     given: list[Tensor] = []
-    modes = [(module, module.training) for module in network.modules()]
     # A hook inside a compiled graph would not be called.
     compiled, network._compiled_call_impl = network._compiled_call_impl, None
     handle = head.register_forward_pre_hook(lambda module, args: given.append(args[0]))
-    network.eval()
     try:
-        yield given
+        with eval_mode(network):
+            yield given
     finally:
         handle.remove()
         network._compiled_call_impl = compiled
-        for module, training in modes:
-            module.training = training
 
 
 def _as_fetched(batch: Any) -> Any:
