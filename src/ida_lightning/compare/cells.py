@@ -72,7 +72,13 @@ def resolve(what: str, fit: str, *parts: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: for keys and values that ``fit`` would refuse.
     """
-    configs = [fit, *(json.dumps(part) for part in parts if part)]
+    configs = [fit]
+    for part in parts:
+        # Where a list of classes takes the place of another, jsonargparse hands init_args on to a class that has kept
+        # its place; from nothing there is nothing to hand on.
+        trainer = part.get("trainer") or {}
+        lists = [key for key, value in trainer.items() if key in ("callbacks", "logger", "plugins") and value]
+        configs += [json.dumps(given) for given in ({"trainer": dict.fromkeys(lists)} if lists else {}, part) if given]
     try:
         return _Resolver(["fit", *(argument for config in configs for argument in ("--config", config))]).resolved()
     except InputError as error:
