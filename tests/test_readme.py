@@ -41,11 +41,18 @@ def test_yaml_example_goes_on_top_of_a_shipped_config(capsys):
     assert wanted.items() <= callback["init_args"].items()
 
 
-def test_files_that_are_named_exist():
-    named = re.findall(r"configs/\S+?\.yaml", README) + re.findall(r"\]\((?!http)(.+?)\)", README)
-    assert len(named) >= 8
-    for name in named:
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_headings_that_are_named_exist(page):
+    text = page.read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    for name in re.findall(r"configs/\S+?\.yaml", text):
         assert (ROOT / name).is_file(), name
+    for link in re.findall(r"\]\((?!http)(.+?)\)", text):
+        assert link[1:] in anchors if link.startswith("#") else (page.parent / link).is_file(), link
 
 
 def test_make_targets_that_are_named_exist():
