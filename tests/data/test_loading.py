@@ -148,3 +148,9 @@ def test_reading_leaves_the_global_generator_alone():
     later = data.splits["train"][3 + len(data.splits["train"])]
     assert later.index.tolist() == [3]
     assert not torch.equal(first.images, later.images), "another epoch, another crop"
+
+
+def test_a_loader_asked_for_after_training_starts_at_the_beginning(tmp_path):
+    data, run = BlobsDataModule(batch_size=16), trainer(tmp_path)
+    run.fit(Keep(), data)
+    assert len(list(data.train_dataloader())) == run.num_training_batches > 1

@@ -126,7 +126,8 @@ class MixingDataModule(L.LightningDataModule):
         sampler = EpochSampler(
             self._split("train"),
             self.seed,
-            lambda: self._position()[1] * self.batch_size,
+            # Outside of training a loader is anybody's, and starts at the beginning.
+            lambda: self._position()[1] * self.batch_size if self.trainer and self.trainer.training else 0,
             *((self.trainer.world_size, self.trainer.global_rank) if self.trainer else ()),
         )
         drop_last = len(sampler) >= self.batch_size
