@@ -43,12 +43,7 @@ def _by_mixing(ax: Axes, report: Report) -> None:
         heights = [100 * report.value(mixing, metric) for mixing in report.mixings]
         bars = ax.bar(place + 0.27 * (number - 1), heights, 0.25, color=colour, label=label)
         ax.bar_label(bars, fmt="%.0f", fontsize=8)
-    ax.set_xticks(place, _with_rows(report))
-    ax.set_title("Rows whose order is broken", fontsize=11)
-    ax.set_ylabel("% of rows")
-    ax.set_ylim(0, 118)
-    ax.set_yticks(range(0, 101, 20))
-    ax.legend(fontsize=8, frameon=False, loc="upper center", ncols=3, columnspacing=1)
+    _percent_of_rows(ax, report, "Rows whose order is broken", columns=3)
 
 
 def _tau(ax: Axes, report: Report) -> None:
@@ -64,12 +59,16 @@ def _coverage(ax: Axes, report: Report) -> None:
     for (metric, label, colour), shift in zip(kinds, (-0.2, 0.2), strict=True):
         heights = [100 * report.value(mixing, metric) for mixing in report.mixings]
         ax.bar_label(ax.bar(place + shift, heights, 0.37, color=colour, label=label), fmt="%.0f", fontsize=8)
-    ax.set_xticks(place, _with_rows(report))
-    ax.set_title("Classes of the image among the teacher's top 2", fontsize=11)
+    _percent_of_rows(ax, report, "Classes of the image among the teacher's top 2", columns=2)
+
+
+def _percent_of_rows(ax: Axes, report: Report, title: str, columns: int) -> None:
+    ax.set_xticks(np.arange(len(report.mixings)), _with_rows(report))
+    ax.set_title(title, fontsize=11)
     ax.set_ylabel("% of rows")
     ax.set_ylim(0, 118)
     ax.set_yticks(range(0, 101, 20))
-    ax.legend(fontsize=8, frameon=False, loc="upper center", ncols=2, columnspacing=1)
+    ax.legend(fontsize=8, frameon=False, loc="upper center", ncols=columns, columnspacing=1)
 
 
 def _with_rows(report: Report) -> list[str]:
