@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP) ## train a teacher on digits, repair its soft labels, distil students; writes outputs/demo/
-	$(RUN) -m ida_lightning.demo
+	$(RUN) -m ida_lightning.studies.demo
 
 audit-demo: $(STAMP) ## does the digits teacher break orders, would correcting change anything; writes outputs/audit/
 	test -f outputs/digits/teacher.safetensors || $(RUN) -m ida_lightning fit --config configs/digits/teacher.yaml

@@ -33,8 +33,8 @@ from timm.data.transforms import ToNumpy
 from torchvision.transforms import v2
 
 from benchmarks._report import about
+from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data import MixingDataModule
-from ida_lightning.data.augment import Augmentation
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.files import replacing
 from ida_lightning.mixing import Mixing
@@ -87,7 +87,7 @@ def ours(pictures: Pictures, batch: int, device: torch.device) -> Iterator[Tenso
         loader.sampler.set_epoch(epoch)
         for number, fetched in enumerate(loader):
             moved = type(fetched)(*(_move(field, device) for field in fetched))
-            yield data.mix(moved, data.batch_generator(epoch, number)).images
+            yield data.mix(moved, data.batch_generator(epoch, number)).inputs
 
 
 def _move(field: Any, device: torch.device) -> Any:

@@ -43,12 +43,12 @@ from benchmarks import _baselines as outside
 from benchmarks._report import about
 from benchmarks._step_clock import PARTS, WARMUP, Clock, Ticks
 from benchmarks._timing import ratio
-from ida_lightning.callbacks import CutMixPickCallback, IsotonicSoftLabelCallback, TeacherLabelCallback
+from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data import MixingDataModule
-from ida_lightning.data.augment import Augmentation
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.files import replacing
 from ida_lightning.losses import mixed_cross_entropy
+from ida_lightning.methods import CutMixPickCallback, IsotonicSoftLabelCallback, TeacherLabelCallback
 from ida_lightning.mixing import MixedBatch, Mixing
 from ida_lightning.models import build_model
 from ida_lightning.modules import DistillationModule
@@ -142,7 +142,7 @@ class Bench:
             if mix:
                 yield data.mix(batch, rng)
             else:
-                yield batch._replace(images=data.normalise(data.augmentation.apply(batch.images, rng, data.mean)))
+                yield batch._replace(inputs=data.normalise(data.augmentation.apply(batch.inputs, rng, data.mean)))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of forward passes."""
@@ -157,8 +157,8 @@ class Bench:
         """The loss of :class:`DistillationModule` in plain PyTorch."""
         with self.autocast():
             with torch.no_grad():
-                soft_labels = (teacher(batch.images).float() / TEMPERATURE).softmax(1)
-            logits = student(batch.images).float()
+                soft_labels = (teacher(batch.inputs).float() / TEMPERATURE).softmax(1)
+            logits = student(batch.inputs).float()
         log_probs = (logits / TEMPERATURE).log_softmax(1)
         soft = F.kl_div(log_probs, soft_labels, reduction="batchmean") * TEMPERATURE**2
         return SOFT * soft + HARD * mixed_cross_entropy(logits, batch.label_mix).mean()
@@ -170,7 +170,7 @@ class Bench:
 
         def losses() -> Iterator[Tensor]:
             for batch in self.batches(clock.total, mix=False):
-                images, targets = mixup(batch.images, batch.label_mix.labels[:, 0])
+                images, targets = mixup(batch.inputs, batch.label_mix.labels[:, 0])
                 with self.autocast():
                     result = task(images, targets)
                 yield result["loss"]

@@ -16,8 +16,9 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRa
 from lightning.pytorch.loggers import CSVLogger
 
 from ida_lightning import Mixing
-from ida_lightning.callbacks import ExportCallback, IsotonicSoftLabelCallback
-from ida_lightning.data.augment import Augmentation
+from ida_lightning.augment.augmentation import Augmentation
+from ida_lightning.callbacks import ExportCallback
+from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.modules import DistillationModule
 from tests.conftest import BlobsDataModule, TinyNet, trainer
 

@@ -18,7 +18,7 @@ def one_hot_images(batch):
 
 
 def assert_names_what_was_mixed(batch, labels, partner, classes):
-    shares = batch.images.mean((2, 3))
+    shares = batch.inputs.mean((2, 3))
     rows = torch.arange(len(labels))
     own = shares[rows, rows]
     torch.testing.assert_close(own + shares[rows, partner], torch.ones(len(labels)), atol=1e-5, rtol=0)
@@ -94,7 +94,7 @@ def test_plain_batches_of_every_shape_loaders_give_them(device):
     for batch in batches:
         with never_waiting(device):
             adapted = as_mixed_batch(batch, 3)
-        assert adapted.images is images
+        assert adapted.inputs is images
         assert adapted.label_mix.labels.tolist() == [[2], [0], [1]]
         assert adapted.label_mix.weights.tolist() == [[1.0]] * 3
         assert adapted.index.tolist() == [-1] * 3

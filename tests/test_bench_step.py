@@ -53,12 +53,12 @@ def test_bare_and_timm_pay_the_loss_of_the_module(precision):
     module.setup("fit")
     student.eval()  # each of the three passes would change what BatchNorm remembers
     with bench.autocast():
-        expected = sum(module.loss_parts(module(batch.images), module.supervise(batch)).values())
+        expected = sum(module.loss_parts(module(batch.inputs), module.supervise(batch)).values())
     torch.testing.assert_close(bench.loss(teacher, student, batch), expected)
     if precision == "32":  # in bfloat16 timm's softmax on a CPU has few digits
         task = bench.task(teacher, student)
         student.eval()
-        torch.testing.assert_close(task(batch.images, batch.label_mix.dense(10))["loss"], expected)
+        torch.testing.assert_close(task(batch.inputs, batch.label_mix.dense(10))["loss"], expected)
 
 
 def test_bare_loop_and_trainer_take_the_same_steps(bench):

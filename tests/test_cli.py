@@ -11,9 +11,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ida_lightning.cli import main
-from ida_lightning.compare.cells import _Resolver
+from ida_lightning.__main__ import main
 from ida_lightning.models import build_model
+from ida_lightning.studies.compare.cells import _Resolver
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHORT = [
@@ -150,7 +150,7 @@ def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch):
     def broken(*args, **kwargs):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("ida_lightning.cli.IDACLI", broken)
+    monkeypatch.setattr("ida_lightning.__main__.IDACLI", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["fit"])
 

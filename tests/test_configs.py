@@ -10,9 +10,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ida_lightning.cli import main
-from ida_lightning.compare.cells import resolve
+from ida_lightning.__main__ import main
 from ida_lightning.models import build_model
+from ida_lightning.studies.compare.cells import resolve
 from tests.data.test_cifar import make_cifar
 from tests.data.test_decoded import write_folder
 from tests.data.test_tiny_imagenet import make_tiny_imagenet

@@ -15,8 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ida_lightning import InputError, Mixing
-from ida_lightning.callbacks import ExportCallback, IsotonicSoftLabelCallback, PredictionsCallback
+from ida_lightning.callbacks import ExportCallback, PredictionsCallback
 from ida_lightning.data.loading import EpochSampler
+from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.metrics import violated_rows
 from ida_lightning.modules import ClassificationModule, DistillationModule
 from ida_lightning.modules.base import rows_that_count

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from ida_lightning import violated_rows
-from ida_lightning.cli import main
+from ida_lightning.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

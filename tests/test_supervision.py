@@ -18,7 +18,7 @@ def test_select_keeps_rows_together():
     for chosen in (torch.tensor([3, 1]), torch.tensor([False, True, False, True])):
         part = supervision.select(chosen)
         expected = rows[chosen].tolist()
-        assert part.images.flatten().tolist() == expected
+        assert part.inputs.flatten().tolist() == expected
         assert part.label_mix.labels.flatten().tolist() == expected
         assert part.label_mix.weights.flatten().tolist() == [1, 1]
         assert part.index.tolist() == expected

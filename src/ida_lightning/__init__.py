@@ -34,7 +34,7 @@ from ida_lightning.mixing import (
     mix_images,
     mix_labels,
 )
-from ida_lightning.revision import revise_soft_labels
+from ida_lightning.revision_selection.revision import revise_soft_labels
 from ida_lightning.supervision import Supervision, SupervisionHook
 
 __version__ = "0.1.0"

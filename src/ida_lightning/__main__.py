@@ -1,5 +1,38 @@
-"""``python -m ida_lightning``."""
+"""The command ``ida-lightning``, also as ``python -m ida_lightning``."""
 
-from ida_lightning.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+import torch.distributed as dist
+
+from ida_lightning.cli import IDACLI, one_line
+from ida_lightning.errors import InputError
+from ida_lightning.studies.compare import compare
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; what the caller got wrong is one line on stderr and exit code 2.
+
+    Args:
+        args: the arguments; None takes them from the command line.
+    """
+    given = sys.argv[1:] if args is None else args
+    try:
+        if given[:1] == ["compare"]:
+            failed = compare(given[1:])
+            if failed:
+                raise SystemExit(failed)
+        else:
+            IDACLI(args)
+    except InputError as error:
+        print(f"ida-lightning: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+    # Gloo aborts now and then if the interpreter exits with the group still up. After a failure the other
+    # processes may be gone, and leaving the group could wait for them.
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

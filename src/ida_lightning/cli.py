@@ -6,13 +6,11 @@ import difflib
 import json
 import pickle
 import re
-import sys
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import lightning as L
-import torch.distributed as dist
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
@@ -20,11 +18,12 @@ from lightning.pytorch.loggers import Logger
 # Imported so that configs can name their classes without a path.
 import ida_lightning.callbacks
 import ida_lightning.data
+import ida_lightning.methods
 import ida_lightning.modules  # noqa: F401
-from ida_lightning.audit import AuditTrainer
 from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
+from ida_lightning.studies.audit import AuditTrainer
 
 # What a scheduler that is stepped once an epoch counts in epochs.
 _IN_EPOCHS = {"MultiStepLR": "milestones", "StepLR": "step_size", "CosineAnnealingLR": "T_max"}
@@ -160,7 +159,7 @@ class IDACLI(LightningCLI):
         try:
             super()._parse_ckpt_path()
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, AttributeError) as error:
-            raise InputError(f"ckpt_path: {path} is damaged or no checkpoint ({_one_line(str(error))})") from error
+            raise InputError(f"ckpt_path: {path} is damaged or no checkpoint ({one_line(str(error))})") from error
 
 
 def _prolong(arguments: Namespace, factor: float) -> None:
@@ -188,7 +187,8 @@ def _prolong(arguments: Namespace, factor: float) -> None:
         arguments[key] = products if isinstance(epochs, list) else products[0]
 
 
-def _one_line(message: str) -> str:
+def one_line(message: str) -> str:
+    """A message with every run of white space made one blank."""
     return " ".join(message.split())
 
 
@@ -197,8 +197,8 @@ def _explain(message: str) -> str:
     key = re.match(r'Parser key "(.+?)":', message)
     errors = re.search(r"Errors:\n(.*?)(?:\n\s*Given value|$)", message, re.DOTALL)
     if not errors:
-        return _one_line(message)
-    reasons = dict.fromkeys(_one_line(part) for part in re.split(r"(?:^|\n)\s*- ", errors[1]) if part.strip())
+        return one_line(message)
+    reasons = dict.fromkeys(one_line(part) for part in re.split(r"(?:^|\n)\s*- ", errors[1]) if part.strip())
     unknown = re.search(r"Expected a dot import path string: (\S+)", message)
     if unknown:
         near = difflib.get_close_matches(unknown[1], _class_names(L.LightningModule, L.LightningDataModule, L.Callback))
@@ -215,29 +215,3 @@ def _class_names(*bases: type) -> list[str]:
     for base in bases:
         found += type.__subclasses__(base)
     return [kind.__name__ for kind in found] + (_class_names(*found) if found else [])
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command line; what the caller got wrong is one line on stderr and exit code 2.
-
-    Args:
-        args: the arguments; None takes them from the command line.
-    """
-    given = sys.argv[1:] if args is None else args
-    try:
-        if given[:1] == ["compare"]:
-            # That one runs IDACLI many times over.
-            from ida_lightning.compare import compare
-
-            failed = compare(given[1:])
-            if failed:
-                raise SystemExit(failed)
-        else:
-            IDACLI(args)
-    except InputError as error:
-        print(f"ida-lightning: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from None
-    # Gloo aborts now and then if the interpreter exits with the group still up. After a failure the other
-    # processes may be gone, and leaving the group could wait for them.
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()

@@ -32,6 +32,18 @@ class LabelOrder(NamedTuple):
     present: Tensor
     tied: Tensor
 
+    def rank(self) -> Tensor:
+        """Number the groups of equal weight from the heaviest on: int64 ``(batch, k)``; tied classes share a number.
+
+        Absent entries have numbers too; look at ``present``.
+        """
+        return (~self.tied).cumsum(1)
+
+    def outranks(self) -> Tensor:
+        """Tell which class lies above which: bool ``(batch, k, k)``, entry i weighs more than entry j, both present."""
+        rank = self.rank()
+        return (rank[:, :, None] < rank[:, None, :]) & self.present[:, None, :]
+
 
 class LabelMix(NamedTuple):
     """Which classes a batch of mixed images shows, and how much of each.

@@ -21,13 +21,13 @@ class MixedBatch(NamedTuple):
     """What a data module yields; every field has a leading batch dimension.
 
     Attributes:
-        images: float ``(batch, channels, height, width)``, normalised.
+        inputs: float ``(batch, channels, height, width)``, normalised.
         label_mix: the classes of every image and their weights.
         index: int64 ``(batch,)``, the position of the row's own image in its data set; -1 where nobody knows.
         partner: int64 ``(batch, partners)``, the rows of this batch that were mixed in; the row itself where none was.
     """
 
-    images: Tensor
+    inputs: Tensor
     label_mix: LabelMix
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     partner: Tensor

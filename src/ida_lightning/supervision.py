@@ -19,7 +19,7 @@ class Supervision(NamedTuple):
     Immutable: use ``_replace`` or :meth:`select`.
 
     Attributes:
-        images: ``(batch, channels, height, width)``, what the student will see.
+        inputs: ``(batch, channels, height, width)``, what the student will see.
         label_mix: the hard label of every row.
         index: int64 ``(batch,)``, dataset positions.
         teacher_logits: float32 ``(batch, classes)``, as the teacher gave them.
@@ -30,7 +30,7 @@ class Supervision(NamedTuple):
         mixed: bool ``(batch,)``, which rows were mixed (:meth:`MixedBatch.mixed`); None where nobody said.
     """
 
-    images: Tensor
+    inputs: Tensor
     label_mix: LabelMix
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     teacher_logits: Tensor
@@ -43,7 +43,7 @@ class Supervision(NamedTuple):
     def select(self, rows: Tensor) -> Supervision:
         """Only the rows named by an index or boolean mask ``(batch,)``."""
         return Supervision(
-            self.images[rows],
+            self.inputs[rows],
             self.label_mix.select(rows),
             self.index[rows],
             self.teacher_logits[rows],

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from ida_lightning import InputError, LabelMix, Mixing, Supervision
-from ida_lightning.callbacks import IsotonicSoftLabelCallback, PanelCallback, SpeedCallback, panel
+from ida_lightning.callbacks import PanelCallback, SpeedCallback, panel
+from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.modules import ClassificationModule, DistillationModule
 from ida_lightning.plots import plot_corrections
 from tests.conftest import DEVICES, BlobsDataModule, TinyNet, never_waiting, trainer
@@ -136,7 +137,7 @@ def test_panel_shows_what_is_taught(tmp_path):
         assert max(corrected[present:]) <= corrected[present - 1]
         changed += not torch.equal(heights[1], heights[2])
         image = torch.tensor(figure.axes[row].images[0].get_array().filled())
-        assert torch.equal(image, data.denormalise(taught.images)[row, 0])
+        assert torch.equal(image, data.denormalise(taught.inputs)[row, 0])
     assert row == 4
     assert changed > 0
 

@@ -80,10 +80,10 @@ def test_splits_are_the_images_that_torchvision_reads(module, official, classes,
     assert torch.equal(again.splits["val"].images, splits["val"].images), "whatever the seed"
 
     batch = next(iter(data.train_dataloader()))
-    assert torch.equal(batch.images, splits["train"].images[batch.index])
+    assert torch.equal(batch.inputs, splits["train"].images[batch.index])
     assert torch.equal(batch.label_mix.labels[:, 0], splits["train"].labels[batch.index])
     mixed = data.mix(batch, data.batch_generator(0, 0))
-    assert (mixed.images.shape, mixed.images.dtype) == ((16, 3, 32, 32), torch.float32)
+    assert (mixed.inputs.shape, mixed.inputs.dtype) == ((16, 3, 32, 32), torch.float32)
 
 
 def test_coarse_labels_and_the_taxonomy_are_those_of_the_files(tmp_path, monkeypatch):

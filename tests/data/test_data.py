@@ -38,7 +38,7 @@ def batches_of(tmp_path, data, epochs=2):
 
 
 def same(ours, theirs):
-    return torch.equal(ours.images, theirs.images) and all(
+    return torch.equal(ours.inputs, theirs.inputs) and all(
         torch.equal(a, b) for a, b in zip(ours.label_mix, theirs.label_mix, strict=True)
     )
 
@@ -55,10 +55,10 @@ def test_only_training_batches_are_mixed(tmp_path, blobs):
         assert ((dense * shown).sum(1) >= 1 - 1e-6).all()
     for split in ("val", "test"):
         first = batches[split][0]
-        assert first.label_mix.weights.tolist() == [[1.0]] * len(first.images)
+        assert first.label_mix.weights.tolist() == [[1.0]] * len(first.inputs)
         raw = blobs.splits[split].images[first.index]
-        torch.testing.assert_close(first.images, (raw / 255 - 0.2) / 0.25)
-        torch.testing.assert_close(blobs.denormalise(first.images), raw / 255)
+        torch.testing.assert_close(first.inputs, (raw / 255 - 0.2) / 0.25)
+        torch.testing.assert_close(blobs.denormalise(first.inputs), raw / 255)
 
 
 def test_draws_depend_on_seed_epoch_and_batch_and_on_nothing_else(tmp_path):
@@ -92,7 +92,7 @@ def test_batches_below_one_are_refused():
 
 def test_a_batch_larger_than_the_data_set_still_trains(tmp_path):
     batches = batches_of(tmp_path, BlobsDataModule(batch_size=100), epochs=1)
-    assert [len(batch.images) for batch in batches["train"]] == [64]
+    assert [len(batch.inputs) for batch in batches["train"]] == [64]
 
 
 def test_split_is_stratified_disjoint_and_fixed():
@@ -153,16 +153,16 @@ def test_a_pool_keeps_the_clean_rows_and_puts_mixes_of_them_behind(options, pool
     batch = data.mix(loaded, data.batch_generator(0, 0))
     several = alone.mix(loaded, alone.batch_generator(0, 0))
     rows = 8 * (1 + pool)
-    assert {len(field) for field in (batch.images, *batch.label_mix, batch.index, batch.partner)} == {rows}
-    assert torch.equal(batch.images[:8], alone.normalise(loaded.images))
+    assert {len(field) for field in (batch.inputs, *batch.label_mix, batch.index, batch.partner)} == {rows}
+    assert torch.equal(batch.inputs[:8], alone.normalise(loaded.inputs))
     assert torch.equal(batch.label_mix.dense(4)[:8], loaded.label_mix.dense(4))
     assert torch.equal(batch.index, loaded.index.repeat(1 + pool))
     assert batch.mixed().tolist() == [False] * 8 + [True] * 8 * pool, "also where chance mixed an image with itself"
-    for field, first_mix in zip((batch.images, *batch.label_mix), (several.images, *several.label_mix), strict=True):
+    for field, first_mix in zip((batch.inputs, *batch.label_mix), (several.inputs, *several.label_mix), strict=True):
         assert torch.equal(field[8:16], first_mix), "the first mix is the one that a batch without a pool would be"
     assert torch.equal(batch.partner[8:16], several.partner)
     if pool == 2:
-        assert not torch.equal(batch.images[16:], batch.images[8:16]), "drawn anew"
+        assert not torch.equal(batch.inputs[16:], batch.inputs[8:16]), "drawn anew"
     own = loaded.label_mix.labels[:, 0]
     shown = torch.cat((own.repeat(pool)[:, None], own[batch.partner[8:]]), 1)
     dense = batch.label_mix.dense(4)[8:]

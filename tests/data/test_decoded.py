@@ -41,11 +41,11 @@ def test_image_folder_has_three_disjoint_splits_and_the_right_pictures(tmp_path)
     for name in ("train", "val", "test"):
         split = data.splits[name]
         batch = split.__getitems__(range(len(split)))
-        assert batch.images.shape == (len(split), 3, 16, 16)
+        assert batch.inputs.shape == (len(split), 3, 16, 16)
         labels = batch.label_mix.labels[:, 0]
         assert labels.bincount().tolist() == [len(split) // 3] * 3
         expected = torch.tensor(list(COLOURS.values()), dtype=torch.uint8)[labels]
-        assert torch.equal(batch.images[:, :, 8, 8], expected)
+        assert torch.equal(batch.inputs[:, :, 8, 8], expected)
 
 
 def test_image_folder_trains_with_worker_processes(tmp_path):
@@ -53,7 +53,7 @@ def test_image_folder_trains_with_worker_processes(tmp_path):
     module = Keep(channels=3)
     trainer(tmp_path).fit(module, data)
     batch = module.batches["train"][0]
-    assert batch.images.shape == (6, 3, 16, 16)
+    assert batch.inputs.shape == (6, 3, 16, 16)
     assert batch.label_mix.labels.shape == (6, 2)
 
 
@@ -67,7 +67,7 @@ def test_test_transform_keeps_the_middle_seven_eighths(tmp_path):
                 Image.fromarray(pixels).save(tmp_path / part / name / f"{number}.png")
     data = folder_data(tmp_path, image_size=56)
     data.setup("fit")
-    image = data.splits["test"][0].images[0]
+    image = data.splits["test"][0].inputs[0]
     assert (image == 255).all(), "64 pixels stay 64, and 4 on each side are cropped"
 
 
@@ -150,7 +150,7 @@ def test_all_kinds_of_data_sets_give_the_same_images(source, in_memory):
     assert data.class_names == ["0", "1"]
     assert isinstance(data.splits["test"], InMemoryImages if in_memory else DecodedImages)
     batch = next(iter(data.test_dataloader()))
-    assert torch.equal(batch.images, torch.from_numpy(PIXELS).permute(0, 3, 1, 2))
+    assert torch.equal(batch.inputs, torch.from_numpy(PIXELS).permute(0, 3, 1, 2))
     assert batch.label_mix.labels[:, 0].tolist() == [row % 2 for row in range(12)]
     assert (len(data.splits["train"]), len(data.splits["val"])) == (8, 4)
 

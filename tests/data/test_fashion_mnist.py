@@ -56,9 +56,9 @@ def test_splits_are_the_images_that_torchvision_reads(root):
     assert torch.equal(again.splits["val"].images, splits["val"].images), "whatever the seed"
 
     batch = next(iter(data.train_dataloader()))
-    assert torch.equal(batch.images, splits["train"].images[batch.index])
+    assert torch.equal(batch.inputs, splits["train"].images[batch.index])
     mixed = data.mix(batch, data.batch_generator(0, 0))
-    assert (mixed.images.shape, mixed.images.dtype) == ((16, 1, 28, 28), torch.float32)
+    assert (mixed.inputs.shape, mixed.inputs.dtype) == ((16, 1, 28, 28), torch.float32)
 
 
 def truncated(folder):

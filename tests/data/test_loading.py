@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
 from ida_lightning import Mixing
+from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data import FromDatasetsDataModule
-from ida_lightning.data.augment import Augmentation
 from ida_lightning.data.loading import EpochSampler
 from tests.conftest import BlobsDataModule, trainer
 from tests.data.test_data import Keep, same
@@ -144,10 +144,10 @@ def test_reading_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     first, again = data.splits["train"][3], data.splits["train"][3]
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.inputs, again.inputs)
     later = data.splits["train"][3 + len(data.splits["train"])]
     assert later.index.tolist() == [3]
-    assert not torch.equal(first.images, later.images), "another epoch, another crop"
+    assert not torch.equal(first.inputs, later.inputs), "another epoch, another crop"
 
 
 def test_a_loader_asked_for_after_training_starts_at_the_beginning(tmp_path):

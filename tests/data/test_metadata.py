@@ -18,7 +18,7 @@ def mixed(kind="both", images=2):
 
 
 def tensors(batch):
-    return [batch.images, *batch.label_mix, batch.index, batch.partner]
+    return [batch.inputs, *batch.label_mix, batch.index, batch.partner]
 
 
 def assert_same(ours, theirs):
@@ -56,10 +56,10 @@ def test_survives_a_compiled_step_in_one_graph():
     @torch.compile(backend="aot_eager", fullgraph=True)
     def step(batch):
         order = batch.label_mix.order()
-        return batch._replace(images=2 * batch.images), order
+        return batch._replace(inputs=2 * batch.inputs), order
 
     doubled, order = step(batch)
-    assert_same(doubled, batch._replace(images=2 * batch.images))
+    assert_same(doubled, batch._replace(inputs=2 * batch.inputs))
     assert torch.equal(order.labels, batch.label_mix.order().labels)
 
 

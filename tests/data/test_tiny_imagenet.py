@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ida_lightning import InputError
-from ida_lightning.data import TinyImageNetDataModule, tiny_imagenet
+from ida_lightning.data import TinyImageNetDataModule
+from ida_lightning.data.sets import tiny_imagenet
 
 # In the official file they are in no order either.
 WNIDS = ["n03", "n01", "n02"]
@@ -90,9 +91,9 @@ def test_splits_are_the_images_that_pillow_reads(cache, folder, monkeypatch):
     assert (folder / "decoded.safetensors").exists() == cache
 
     batch = next(iter(data.train_dataloader()))
-    assert torch.equal(batch.images, splits["train"].images[batch.index])
+    assert torch.equal(batch.inputs, splits["train"].images[batch.index])
     mixed = data.mix(batch, data.batch_generator(0, 0))
-    assert (mixed.images.shape, mixed.images.dtype) == ((4, 3, 64, 64), torch.float32)
+    assert (mixed.inputs.shape, mixed.inputs.dtype) == ((4, 3, 64, 64), torch.float32)
 
 
 def test_classes_are_named_in_the_order_of_their_sorted_identifiers(folder):

@@ -44,9 +44,9 @@ def equal(ours, theirs):
 def test_loss_is_the_weighted_sum_of_its_named_parts():
     module, batch = ready(temperature=3.0, soft_weight=0.8, hard_weight=0.3), batch_of()
     supervision = module.supervise(batch)
-    logits = module.student.eval()(batch.images)
+    logits = module.student.eval()(batch.inputs)
     parts = module.loss_parts(logits, supervision)
-    soft_labels = (module.teacher(batch.images) / 3.0).softmax(1)
+    soft_labels = (module.teacher(batch.inputs) / 3.0).softmax(1)
     torch.testing.assert_close(parts["kd_loss"], 0.8 * distillation_loss(logits, soft_labels, 3.0).mean())
     torch.testing.assert_close(parts["hard_loss"], 0.3 * mixed_cross_entropy(logits, batch.label_mix).mean())
 
@@ -78,8 +78,8 @@ def test_a_hook_may_select_rows():
     module = ready()
     module.register_supervision_hook(lambda supervision: supervision.select(torch.tensor([0, 2])))
     supervision = module.supervise(batch_of())
-    parts = module.loss_parts(module(supervision.images), supervision)
-    assert len(supervision.images) == 2
+    parts = module.loss_parts(module(supervision.inputs), supervision)
+    assert len(supervision.inputs) == 2
     assert torch.isfinite(parts["kd_loss"])
 
 
@@ -166,7 +166,7 @@ def test_teacher_moves_along():
     module.to(torch.float64)
     assert {p.dtype for p in module.teacher.network.parameters()} == {torch.float64}
     assert (
-        module.supervise(batch_of()._replace(images=torch.randn(6, 1, 8, 8).double())).soft_labels.dtype
+        module.supervise(batch_of()._replace(inputs=torch.randn(6, 1, 8, 8).double())).soft_labels.dtype
         == torch.float64
     )
 
@@ -198,7 +198,7 @@ def test_teacher_accuracy_is_reported_before_the_first_step(tmp_path, blobs):
     blobs.batch_size = 4
     run.fit(module_of(teacher), blobs)
     first = blobs.splits["val"].__getitems__(range(8))  # limit_val_batches is honoured
-    logits = teacher(blobs.normalise(first.images))
+    logits = teacher(blobs.normalise(first.inputs))
     right = (logits.argmax(1) == first.label_mix.labels[:, 0]).float().mean()
     assert seen["logged"]["teacher/val_acc"] == pytest.approx(float(right))
     assert seen["logged"]["teacher/val_nll"] == pytest.approx(
@@ -227,14 +227,14 @@ class Spoiled(nn.Module):
 
 def test_nonfinite_teacher_logits_stop_the_run_with_their_share():
     module, batch = ready(teacher=Spoiled()), batch_of()
-    batch.images[[1, 4], 0, 0, 0] = 1000
+    batch.inputs[[1, 4], 0, 0, 0] = 1000
     with pytest.raises(InputError, match="teacher: expected finite logits, got NaN or infinity in 2 of 6 rows"):
         module.supervise(batch)
 
 
 def test_nonfinite_rows_can_be_left_out():
     module, batch = ready(teacher=Spoiled(), nonfinite="skip"), batch_of()
-    batch.images[[1, 4], 0, 0, 0] = 1000
+    batch.inputs[[1, 4], 0, 0, 0] = 1000
     with pytest.warns(UserWarning, match="teacher: 2 of 6 rows left out"):
         supervision = module.supervise(batch)
     assert (supervision.soft_weight == 0).tolist() == [False, True, False, False, True, False]

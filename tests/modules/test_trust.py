@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
 from ida_lightning import InputError, LabelMix, MixedBatch, Mixing, Supervision
-from ida_lightning.callbacks import ExportCallback, IsotonicSoftLabelCallback
+from ida_lightning.callbacks import ExportCallback
+from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.models import ImageInput, fingerprint, load_weights
 from ida_lightning.modules import ClassificationModule, DistillationModule
 from tests.conftest import BlobsDataModule, TinyNet, trainer
@@ -50,7 +51,7 @@ def test_a_teacher_trained_on_other_images_gets_those_made_of_the_same_picture(t
     module = DistillationModule(teacher, TinyNet(), 4, 1, 8, teacher_checkpoint=str(tmp_path / "teacher.safetensors"))
     data = BlobsDataModule(batch_size=16, mixing=Mixing("mixup"), seed=0)
     seen = []
-    module.register_supervision_hook(lambda supervision: seen.append(supervision.images) or supervision)
+    module.register_supervision_hook(lambda supervision: seen.append(supervision.inputs) or supervision)
     trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, data)
     student_sees, teacher_saw = seen[0], teacher.images[-1]
     picture = student_sees * 0.25 + 0.2
@@ -194,7 +195,7 @@ def test_the_step_is_float32_under_any_autocast(dtype):
     batch = MixedBatch(torch.randn(6, 1, 8, 8), LabelMix.pair(labels, labels.flip(0), 0.7), labels, labels[:, None])
     with torch.autocast("cpu", dtype):
         supervision = module.supervise(batch)
-        student_logits = 1e4 * module.student(batch.images)
+        student_logits = 1e4 * module.student(batch.inputs)
         parts = module.loss_parts(student_logits, supervision)
     assert student_logits.dtype == dtype
     assert {value.dtype for value in (supervision.soft_labels, *parts.values())} == {torch.float32}
@@ -285,7 +286,7 @@ def test_a_loss_that_is_nan_stops_the_run_and_leaves_what_reproduces_it(tmp_path
     student.load_state_dict(dump["network"])
     stored = dump["supervision"]
     supervision = Supervision(**{**stored, "label_mix": LabelMix(**stored["label_mix"])})
-    again = module.loss_parts(student(supervision.images), supervision)
+    again = module.loss_parts(student(supervision.inputs), supervision)
     assert all(value.isnan() for value in again.values())
 
 

@@ -11,9 +11,9 @@ from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ida_lightning.callbacks.supervising import JoiningCallback
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
+from ida_lightning.methods.base import JoiningCallback
 from ida_lightning.plots import plot_corrections
 from ida_lightning.supervision import Supervision
 
@@ -42,7 +42,7 @@ class PanelCallback(JoiningCallback):
 
     Example:
         >>> from lightning import Trainer
-        >>> from ida_lightning.callbacks import IsotonicSoftLabelCallback
+        >>> from ida_lightning.methods import IsotonicSoftLabelCallback
         >>> trainer = Trainer(callbacks=[IsotonicSoftLabelCallback(), PanelCallback(rows=4)], logger=False)
     """
 
@@ -59,7 +59,7 @@ class PanelCallback(JoiningCallback):
         self._due = False
 
         def hook(supervision: Supervision) -> Supervision:
-            if self._due and len(supervision.images):  # a hook before this one may have left out all rows
+            if self._due and len(supervision.inputs):  # a hook before this one may have left out all rows
                 self._due = False
                 self._show(trainer, supervision)
             return supervision
@@ -77,16 +77,16 @@ class PanelCallback(JoiningCallback):
 
     def _show(self, trainer: L.Trainer, supervision: Supervision) -> None:
         data = getattr(trainer, "datamodule", None)
-        count = min(self.rows, len(supervision.images))
+        count = min(self.rows, len(supervision.inputs))
         # Clean rows in front of their mixes have nothing to show.
-        rows = torch.arange(len(supervision.images), device=supervision.images.device)
+        rows = torch.arange(len(supervision.inputs), device=supervision.inputs.device)
         if supervision.mixed is not None:
             rows = (~supervision.mixed).int().argsort(stable=True)
         shown = supervision.select(rows[:count])
         classes = shown.soft_labels.shape[1]
         names = getattr(data, "class_names", None)
         figure = plot_corrections(
-            _pixels(shown.images, data),
+            _pixels(shown.inputs, data),
             shown.label_mix,
             (shown.teacher_logits / shown.temperature).softmax(1),
             shown.soft_labels,

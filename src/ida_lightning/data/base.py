@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from ida_lightning.data.augment import Augmentation
+from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.loading import EpochSampler, ResumableLoader
 from ida_lightning.errors import InputError
@@ -165,11 +165,11 @@ class MixingDataModule(L.LightningDataModule):
         """Normalise; in training also augment and mix."""
         trainer = self.trainer
         if trainer is None or not trainer.training:
-            batch = batch._replace(images=self.normalise(batch.images))
+            batch = batch._replace(inputs=self.normalise(batch.inputs))
         else:
             batch = self.mix(batch, self.batch_generator(*self._position(), trainer.global_rank))
         # Lightning converts what the loader yields, and that was uint8; the label weights stay in float32.
-        return batch if trainer is None else batch._replace(images=trainer.precision_plugin.convert_input(batch.images))
+        return batch if trainer is None else batch._replace(inputs=trainer.precision_plugin.convert_input(batch.inputs))
 
     def _position(self) -> tuple[int, int]:
         """The present epoch, and how many training batches of it this process has had."""
@@ -191,8 +191,8 @@ class MixingDataModule(L.LightningDataModule):
             batch: uint8 images, labels of one class per row.
             rng: the source of all randomness; the same state gives the same batch.
         """
-        images = self.normalise(self.augmentation.apply(batch.images, rng, self.mean))
-        clean, size = batch._replace(images=images), (images.shape[2], images.shape[3])
+        images = self.normalise(self.augmentation.apply(batch.inputs, rng, self.mean))
+        clean, size = batch._replace(inputs=images), (images.shape[2], images.shape[3])
         plans = [self.mixing.draw(len(images), size, rng) for _ in range(max(1, self.pool))]
         mixes = [_apply(plan, clean) for plan in plans if plan is not None]
         if self.pool and mixes:
@@ -216,10 +216,10 @@ class MixingDataModule(L.LightningDataModule):
 
 def _apply(plan: MixPlan, clean: MixedBatch) -> MixedBatch:
     return MixedBatch(
-        mix_images(clean.images, plan),
+        mix_images(clean.inputs, plan),
         mix_labels(clean.label_mix.labels[:, 0], plan),
         clean.index,
-        plan.partner.to(clean.images.device, non_blocking=True),
+        plan.partner.to(clean.inputs.device, non_blocking=True),
     )
 
 
@@ -230,7 +230,7 @@ def _stacked(clean: MixedBatch, mixes: list[MixedBatch]) -> MixedBatch:
     mix = LabelMix(labels.expand(-1, several), F.pad(weights, (0, several - 1)))
     views = [clean._replace(label_mix=mix, partner=clean.partner.expand(-1, several - 1)), *mixes]
     return MixedBatch(
-        torch.cat([view.images for view in views]),
+        torch.cat([view.inputs for view in views]),
         LabelMix(*(torch.cat(part) for part in zip(*(view.label_mix for view in views), strict=True))),
         torch.cat([view.index for view in views]),
         torch.cat([view.partner for view in views]),

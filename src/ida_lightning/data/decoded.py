@@ -115,11 +115,11 @@ class DecodedImages(Dataset[MixedBatch]):
     def in_memory(self) -> InMemoryImages:
         """Everything decoded once; for sets that fit."""
         batches = [self.__getitems__(range(at, min(at + 1000, len(self)))) for at in range(0, len(self), 1000)]
-        sizes = {tuple(batch.images.shape[1:]) for batch in batches}
+        sizes = {tuple(batch.inputs.shape[1:]) for batch in batches}
         if len(sizes) > 1:
             raise InputError(f"images: expected one size, got {', '.join(map(str, sorted(sizes)))}; give a transform")
         return InMemoryImages(
-            torch.cat([batch.images for batch in batches]),
+            torch.cat([batch.inputs for batch in batches]),
             torch.cat([batch.label_mix.labels[:, 0] for batch in batches]),
         )
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ida_lightning.label_mix import LabelMix, LabelOrder
+from ida_lightning.label_mix import LabelMix
 
 
 def violated_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
@@ -34,7 +34,7 @@ def violated_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
     own = values.gather(1, order.labels)
     rest_top = values.scatter(1, order.labels, -torch.inf).amax(1, keepdim=True)
     below_rest = (order.present & (own < rest_top)).any(1)
-    reversed_pair = _heavier(order) & (own[:, :, None] < own[:, None, :])
+    reversed_pair = order.outranks() & (own[:, :, None] < own[:, None, :])
     return below_rest | reversed_pair.any(2).any(1)
 
 
@@ -106,7 +106,7 @@ def order_statistics(values: Tensor, label_mix: LabelMix) -> OrderStatistics:
     """
     label_mix.check_describes(values, "values")
     order = label_mix.order()
-    present, heavier = order.present, _heavier(order)
+    present, heavier = order.present, order.outranks()
     own = values.gather(1, order.labels)
     columns = [own[:, j : j + 1] for j in range(own.shape[1])]
     larger = torch.stack([(values > column).sum(1) for column in columns], 1)
@@ -133,9 +133,3 @@ def order_statistics(values: Tensor, label_mix: LabelMix) -> OrderStatistics:
         covered.any(1),
         (covered == present).all(1),
     )
-
-
-def _heavier(order: LabelOrder) -> Tensor:
-    """Bool ``(batch, k, k)``: entry i weighs more than entry j, and both are there. k is small."""
-    group = (~order.tied).cumsum(1)
-    return (group[:, :, None] < group[:, None, :]) & order.present[:, None, :]

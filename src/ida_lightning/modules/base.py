@@ -122,12 +122,12 @@ class ClassifierBase(L.LightningModule):
     def predict_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """Class probabilities ``(batch, classes)``, float32."""
         batch = as_mixed_batch(batch, self.num_classes)
-        return cast(Tensor, self(batch.images)).softmax(1, dtype=torch.float32)
+        return cast(Tensor, self(batch.inputs)).softmax(1, dtype=torch.float32)
 
     def _evaluate(self, batch: MixedBatch, batch_idx: int, split: str, loader: Any) -> None:
         batch = as_mixed_batch(batch, self.num_classes)
         accuracy, nll = getattr(self, f"{split}_acc"), getattr(self, f"{split}_nll")
-        update(accuracy, nll, self(batch.images), batch, rows_that_count(loader, batch_idx, len(batch.images)))
+        update(accuracy, nll, self(batch.inputs), batch, rows_that_count(loader, batch_idx, len(batch.inputs)))
         self.log(f"{self.owner}/{split}_acc", accuracy, prog_bar=split == "val")
         self.log(f"{self.owner}/{split}_nll", nll)
 

@@ -68,7 +68,7 @@ class ClassificationModule(ClassifierBase):
     def training_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """Cross-entropy with the hard labels, mixed or not."""
         batch = as_mixed_batch(batch, self.num_classes)
-        loss = mixed_cross_entropy(self(batch.images), batch.label_mix).mean()
+        loss = mixed_cross_entropy(self(batch.inputs), batch.label_mix).mean()
         self.watch(loss, batch)
         if self.shows_loss():
             self.log("train/loss", loss, prog_bar=True)

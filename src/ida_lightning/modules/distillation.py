@@ -192,13 +192,13 @@ class DistillationModule(ClassifierBase):
 
     def supervise(self, batch: MixedBatch) -> Supervision:
         """What the student is taught on ``batch``: the teacher's answer after all hooks."""
-        teacher_logits = self.teacher(batch.images)
+        teacher_logits = self.teacher(batch.inputs)
         with torch.no_grad(), torch.autocast(teacher_logits.device.type, enabled=False):
             finite = torch.isfinite(teacher_logits).all(1)
             self.finite_rows.note(finite)
             teacher_logits = torch.where(finite[:, None], teacher_logits, 0)
             supervision = Supervision(
-                batch.images,
+                batch.inputs,
                 batch.label_mix,
                 batch.index,
                 teacher_logits,
@@ -216,7 +216,7 @@ class DistillationModule(ClassifierBase):
         """One batch: supervise, look, pay."""
         batch = as_mixed_batch(batch, self.num_classes)
         supervision = self.supervise(batch)
-        student_logits = self(supervision.images)
+        student_logits = self(supervision.inputs)
         parts = self.loss_parts(student_logits, supervision)
         loss = torch.stack(list(parts.values())).sum()
         self.watch(loss, batch, supervision)
@@ -249,8 +249,8 @@ class DistillationModule(ClassifierBase):
         for loader, batches in zip(loaders, self.trainer.num_val_batches, strict=True):
             for number, fetched in enumerate(islice(loader, None if batches == float("inf") else int(batches))):
                 batch = as_mixed_batch(self.trainer.strategy.batch_to_device(fetched), self.num_classes)
-                rows = rows_that_count(loader, number, len(batch.images))
-                update(accuracy, nll, self.teacher(batch.images), batch, rows)
+                rows = rows_that_count(loader, number, len(batch.inputs))
+                update(accuracy, nll, self.teacher(batch.inputs), batch, rows)
         self.trainer.training = True
         for logger in self.trainer.loggers:
             logger.log_hyperparams({"teacher_fingerprint": self.teacher.fingerprint})

@@ -1,0 +1,133 @@
+"""Any data set of images and labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ida_lightning.data.base import MixingDataModule
+from ida_lightning.data.decoded import DecodedImages, labels_of
+from ida_lightning.data.in_memory import InMemoryImages, stratified_split
+from ida_lightning.errors import InputError
+
+
+class FromDatasetsDataModule(MixingDataModule):
+    """Mixed batches from data sets of your own: torch, torchvision or Hugging Face.
+
+    Items are ``(image, label)`` or mappings such as ``{"image": ..., "label": ...}``; images are PIL images, uint8
+    arrays ``(height, width, channels)`` or uint8 tensors ``(channels, height, width)``. Normalisation and mixing
+    happen on the device, so transforms must leave uint8.
+
+    Args:
+        train: the training data.
+        mean: per channel, for pixel values from 0 to 1.
+        std: likewise.
+        image_size: height and width after the transforms, in pixels.
+        channels: of the images.
+        val: validation data; None carves ``val_share`` from ``train``, stratified and fixed.
+        test: test data; None for no test split.
+        class_names: what the labels 0, 1, ... stand for; None asks the data set, and else names them by number.
+        transform: of every image, for example a crop; None for none.
+        train_transform: of training images instead; may be random, with torch's generator.
+        image_key: of mappings; None tries the usual ones.
+        label_key: likewise.
+        val_share: of the training images, where ``val`` is None.
+        in_memory: decode and transform everything once. For small images; random ``train_transform`` is refused.
+        kwargs: see :class:`MixingDataModule`.
+
+    Raises:
+        InputError: for values out of range, and, while reading, for images and labels that cannot be used.
+
+    Example:
+        >>> import torch
+        >>> pairs = [(torch.full((1, 8, 8), 20 * label, dtype=torch.uint8), label) for label in 5 * [0, 1, 2]]
+        >>> data = FromDatasetsDataModule(pairs, (0.1,), (0.2,), 8, channels=1, val_share=0.2, in_memory=True)
+        >>> data.setup("fit")
+        >>> next(iter(data.train_dataloader())).inputs.shape
+        torch.Size([12, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        train: Dataset[Any] | Sequence[Any],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        image_size: int,
+        channels: int = 3,
+        val: Dataset[Any] | Sequence[Any] | None = None,
+        test: Dataset[Any] | Sequence[Any] | None = None,
+        class_names: list[str] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        train_transform: Callable[[Any], Any] | None = None,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        val_share: float = 0.1,
+        in_memory: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != channels:
+                raise InputError(f"{name}: expected {channels} numbers, one a channel, got {len(values)}")
+        if not 0 < val_share < 1:
+            raise InputError(f"val_share: expected a share between 0 and 1, got {val_share}")
+        if in_memory and train_transform is not None:
+            raise InputError("train_transform: expected none with in_memory, where images are transformed only once")
+        self.sources = {
+            name: part for name, part in (("train", train), ("val", val), ("test", test)) if part is not None
+        }
+        for name, part in self.sources.items():
+            if not len(part):  # type: ignore[arg-type]
+                raise InputError(f"{name}: expected a data set with items, got an empty one")
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.image_size, self.channels = image_size, channels
+        self.transform = transform
+        self.train_transform = train_transform or transform
+        self.image_key, self.label_key = image_key, label_key
+        self.val_share = val_share
+        self.in_memory = in_memory
+        self._labels: Tensor | None = None
+        self.class_names = list(class_names or self._names())
+
+    def _train_labels(self) -> Tensor:
+        if self._labels is None:
+            self._labels = labels_of(self.sources["train"], self.image_key, self.label_key)
+        return self._labels
+
+    def _names(self) -> Sequence[str]:
+        source = self.sources["train"]
+        if names := getattr(source, "classes", None):
+            return [str(name) for name in names]
+        feature = (getattr(source, "features", None) or {}).get(self.label_key or "label")
+        if names := getattr(feature, "names", None):
+            return [str(name) for name in names]
+        return [str(label) for label in range(int(self._train_labels().amax()) + 1)]
+
+    def load(self) -> dict[str, DecodedImages] | dict[str, InMemoryImages]:
+        """The splits; decoded now if they are to stay in memory."""
+        decoded = partial(
+            DecodedImages,
+            num_classes=self.num_classes,
+            channels=self.channels,
+            seed=self.seed,
+            image_key=self.image_key,
+            label_key=self.label_key,
+        )
+        splits = {
+            name: decoded(source, transform=self.train_transform if name == "train" else self.transform)
+            for name, source in self.sources.items()
+        }
+        if "val" not in splits:
+            labels = self._train_labels()
+            held_out = max(math.ceil(self.val_share * len(labels)), int((labels.bincount() > 0).sum()))
+            train, val = stratified_split(labels, held_out)
+            splits["val"] = decoded(self.sources["train"], rows=val, transform=self.transform)
+            splits["train"].rows = train
+        if self.in_memory:
+            return {name: split.in_memory() for name, split in splits.items()}
+        return splits

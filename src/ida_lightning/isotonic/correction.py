@@ -1,0 +1,214 @@
+"""Isotonic correction of soft labels: checks the input and chooses a solver."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ida_lightning.errors import InputError
+from ida_lightning.isotonic.backward import isotonic_vjp
+from ida_lightning.isotonic.threshold import threshold_solver
+from ida_lightning.isotonic.tree import tree_solver
+from ida_lightning.isotonic.weak_order import weak_order_solver
+from ida_lightning.label_mix import LabelMix
+
+Solver = Literal["auto", "threshold", "triton", "weak_order", "tree"]
+Space = Literal["softened", "probabilities", "logits"]
+
+# What one program can hold in its registers.
+_TRITON_CLASSES = 65_536
+
+
+def isotonic_soft_labels(
+    values: Tensor, label_mix: LabelMix, solver: Solver = "auto", validate: bool | None = None
+) -> Tensor:
+    """Repair a teacher's soft labels so that they respect the order of the mixed image's label.
+
+    On an image that is 0.7 panda and 0.3 cat a teacher should say panda >= cat >= every other class, and often does
+    not. This returns the nearest row that does: the least-squares projection, which for probabilities is also the
+    nearest in KL divergence, and again sums to one. Rows that were right come back bit for bit.
+
+    ``"auto"`` chooses by device and dtype:
+
+    * ``"triton"`` on CUDA, where Triton can be imported, for rows of up to 65,536 classes and not in float64: one
+      kernel that reads every row once and writes it once.
+    * ``"threshold"`` everywhere else: vectorised PyTorch, on the CPU a partial sort and one pass.
+
+    For checking only, row by row in Python and float64: ``"weak_order"`` (sort and pool adjacent violators) and
+    ``"tree"`` (IRT-BIN on the tree of the order). All solve the same problem exactly, and all can be differentiated:
+    gradients are averaged over the blocks that were pooled (:func:`isotonic_vjp`).
+
+    Args:
+        values: floating point ``(batch, classes)``; probabilities or logits, the projection is for any real rows.
+            bfloat16 and float16 are computed in float32 and returned in their own type.
+        label_mix: the classes of each row and their weights, on the same device. Any number of classes per row, in
+            any order, repeats allowed; classes of exactly equal weight are not ordered among themselves; a row of one
+            class is ordered as that class above the rest.
+        solver: see above.
+        validate: whether to look at the values, and not only at shapes: True always, False never, None on the CPU only,
+            because looking makes the host wait for an accelerator.
+
+    Returns:
+        The corrected rows, ``(batch, classes)``, in the dtype and on the device of ``values``.
+
+    Raises:
+        InputError: for shapes, dtypes, devices or a solver that do not fit; with validation also for labels out of
+            range, weights that are no shares of one, and NaN or infinite values.
+
+    Example:
+        >>> soft_labels = torch.tensor([[0.30, 0.15, 0.45, 0.10]])  # says class 2 first
+        >>> mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)  # 0.7 of class 0, 0.3 of class 1
+        >>> isotonic_soft_labels(soft_labels, mix)
+        tensor([[0.3000, 0.3000, 0.3000, 0.1000]])
+
+    References:
+        Cui and Yan, Isotonic Data Augmentation for Knowledge Distillation, IJCAI 2021, arXiv 2107.01412.
+    """
+    if solver not in get_args(Solver):
+        raise InputError(f"solver: expected one of {', '.join(get_args(Solver))}, got {solver!r}")
+    label_mix.check_describes(values, "values")
+    if validate or (validate is None and values.device.type == "cpu" and not torch.compiler.is_compiling()):
+        _validate(values.detach(), label_mix)
+    if solver == "auto":
+        solver = _choose(values)
+    # In a compiled graph the operators bring their own derivative, the same one.
+    if values.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        corrected: Tensor = _Projection.apply(values, *label_mix, solver)
+        return corrected
+    return _solve(values, label_mix, solver)
+
+
+def _choose(values: Tensor) -> Solver:
+    fits = values.device.type == "cuda" and values.dtype != torch.float64 and values.shape[1] <= _TRITON_CLASSES
+    return "triton" if fits and importlib.util.find_spec("triton") else "threshold"
+
+
+def _solve(values: Tensor, label_mix: LabelMix, solver: Solver) -> Tensor:
+    if solver == "triton":
+        from ida_lightning.isotonic.triton_kernel import triton_solver
+
+        return triton_solver(values, label_mix)
+    computed = values if values.dtype == torch.float64 else values.float()
+    if solver == "weak_order":
+        corrected = weak_order_solver(computed, label_mix.dense(values.shape[1]))
+    elif solver == "tree":
+        corrected = tree_solver(computed, label_mix.order())
+    else:
+        corrected = threshold_solver(computed, label_mix)
+    return corrected.to(values.dtype)
+
+
+class _Projection(torch.autograd.Function):
+    """Any solver forward, block averaging backward."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, labels: Tensor, weights: Tensor, solver: Solver) -> Tensor:
+        corrected = _solve(values, LabelMix(labels, weights), solver)
+        ctx.save_for_backward(values, corrected, labels, weights)
+        return corrected
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        values, corrected, labels, weights = ctx.saved_tensors
+        return isotonic_vjp(grad, values, corrected, LabelMix(labels, weights)), None, None, None
+
+
+def _validate(values: Tensor, label_mix: LabelMix) -> None:
+    label_mix.check_values(values.shape[1])
+    # One reduction; the rows are only looked through when it says that there is something to find.
+    if not math.isfinite(float(values.sum())):
+        wrong = int((~torch.isfinite(values)).any(1).sum())
+        if wrong:
+            rows = len(values)
+            raise InputError(f"values: expected finite numbers, got NaN or infinity in {wrong} of {rows} rows")
+
+
+def isotonic_softmax(
+    logits: Tensor, label_mix: LabelMix, temperature: float = 1.0, solver: Solver = "auto", validate: bool | None = None
+) -> Tensor:
+    """Corrected soft labels straight from logits: ``isotonic_soft_labels(softmax(logits / temperature), label_mix)``.
+
+    With the Triton solver one kernel does both, and the uncorrected soft label is never written to memory. That one is
+    for teachers: it has no gradient.
+
+    Args:
+        logits: floating point ``(batch, classes)``.
+        label_mix: see :func:`isotonic_soft_labels`.
+        temperature: T > 0.
+        solver: see :func:`isotonic_soft_labels`.
+        validate: see :func:`isotonic_soft_labels`.
+
+    Returns:
+        Probabilities ``(batch, classes)``, float32 (float64 for float64 logits).
+
+    Raises:
+        InputError: as :func:`isotonic_soft_labels`, and for a temperature that is not > 0.
+
+    Example:
+        >>> mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)
+        >>> isotonic_softmax(torch.tensor([[2.0, 0.0, 1.0]]), mix, temperature=2.0)
+        tensor([[0.5065, 0.2468, 0.2468]])
+    """
+    if not temperature > 0:
+        raise InputError(f"temperature: expected a number > 0, got {temperature}")
+    label_mix.check_describes(logits, "logits")
+    if solver == "auto":
+        solver = _choose(logits)
+    if solver == "triton" and not logits.requires_grad:
+        from ida_lightning.isotonic.triton_kernel import triton_softmax_solver
+
+        if validate:
+            _validate(logits.detach(), label_mix)
+        return triton_softmax_solver(logits, label_mix, temperature)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return isotonic_soft_labels((logits / temperature).softmax(1, dtype=dtype), label_mix, solver, validate)
+
+
+def correct_soft_labels(
+    soft_labels: Tensor, label_mix: LabelMix, temperature: float, space: Space, solver: Solver = "auto"
+) -> Tensor:
+    """Soft labels ``(batch, classes)``, corrected in one of the three spaces, as softened probabilities again.
+
+    At a high temperature little mass is left to move in the softened label, so where the correction acts is the
+    first choice to make.
+
+    Args:
+        soft_labels: ``softmax(logits / temperature)``.
+        label_mix: the label mix of every row.
+        temperature: the T at which the soft labels were softened.
+        space: ``"softened"`` corrects the soft label itself, softmax(z / T); ``"probabilities"`` corrects softmax(z)
+            and softens the result, which keeps order and ties; ``"logits"`` corrects z, as the code released with
+            the paper does. z is read back from the soft label, so that corrections can follow each other.
+        solver: see :func:`isotonic_soft_labels`.
+
+    Returns:
+        Softened probabilities ``(batch, classes)`` in the dtype they came in. They respect the order exactly: what
+        follows the projection is monotone in floating point too.
+
+    Raises:
+        InputError: as :func:`isotonic_soft_labels`, and for an unknown space or a temperature that is not > 0.
+
+    Example:
+        >>> soft_labels = torch.tensor([[0.25, 0.15, 0.35, 0.25]])
+        >>> mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)
+        >>> correct_soft_labels(soft_labels, mix, temperature=4.0, space="logits").round(decimals=4)
+        tensor([[0.2611, 0.2463, 0.2463, 0.2463]])
+    """
+    if space not in get_args(Space):
+        raise InputError(f"space: expected one of {', '.join(get_args(Space))}, got {space!r}")
+    if not temperature > 0:
+        raise InputError(f"temperature: expected a number > 0, got {temperature}")
+    if space == "softened":
+        return isotonic_soft_labels(soft_labels, label_mix, solver)
+    # The logits, up to a constant per row that neither the softmax nor the projection notices.
+    logits = soft_labels.clamp_min(torch.finfo(soft_labels.dtype).tiny).log() * temperature
+    if space == "logits":
+        corrected = isotonic_soft_labels(logits, label_mix, solver)
+    else:
+        probs = isotonic_soft_labels(logits.softmax(1), label_mix, solver)
+        corrected = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+    return (corrected / temperature).softmax(1)

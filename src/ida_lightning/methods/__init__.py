@@ -1,0 +1,21 @@
+"""Methods: callbacks that change what the student is taught, or add a term to its loss."""
+
+from ida_lightning.methods.cutmix_pick import CutMixPickCallback
+from ida_lightning.methods.data_selection import DataSelectionCallback
+from ida_lightning.methods.isotonic import IsotonicSoftLabelCallback
+from ida_lightning.methods.label_revision import LabelRevisionCallback
+from ida_lightning.methods.order_penalty import OrderPenaltyCallback
+from ida_lightning.methods.revision_loss import RevisionLossCallback
+from ida_lightning.methods.smoothing_control import SmoothingControlCallback
+from ida_lightning.methods.teacher_labels import TeacherLabelCallback
+
+__all__ = [
+    "CutMixPickCallback",
+    "DataSelectionCallback",
+    "IsotonicSoftLabelCallback",
+    "LabelRevisionCallback",
+    "OrderPenaltyCallback",
+    "RevisionLossCallback",
+    "SmoothingControlCallback",
+    "TeacherLabelCallback",
+]

@@ -1,0 +1,100 @@
+"""Networks by timm name, and stems for small images."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import timm
+from torch import nn
+
+from ida_lightning.errors import InputError
+
+# Where timm keeps the pooling layer that follows the first convolution.
+_STEM_POOLS = ("maxpool", "stem.pool", "features.pool0")
+
+
+def build_model(
+    model: str | nn.Module,
+    num_classes: int,
+    in_channels: int = 3,
+    stem: Literal["standard", "medium", "small"] = "standard",
+    **timm_args: Any,
+) -> nn.Module:
+    """A classifier that maps ``(batch, in_channels, height, width)`` to logits ``(batch, num_classes)``.
+
+    Args:
+        model: a timm name, or a module, which is returned as it is.
+        num_classes: width of the output.
+        in_channels: channels of the images.
+        stem: ``"small"`` is for images of 28 or 32 pixels: the first convolution keeps the resolution (a 7 x 7
+            one becomes 3 x 3) and the pooling behind it goes. Finer features for several times the work.
+            ``"medium"`` is for 64 pixels, or for a quarter of that work: the first convolution halves the resolution.
+        timm_args: further arguments of ``timm.create_model``, ``pretrained: true`` among them.
+
+    Raises:
+        InputError: for a name timm does not know (the nearest ones are given), for arguments it does not take,
+            and for another stem where the network has none.
+
+    Example:
+        >>> import torch
+        >>> network = build_model("test_resnet", num_classes=10, in_channels=1, stem="small")
+        >>> network(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if not timm.is_model(model):
+        near = difflib.get_close_matches(model, timm.list_models(), n=3)
+        raise InputError(f"model: expected a timm name{' such as ' + ', '.join(near) if near else ''}, got {model!r}")
+    try:
+        network: nn.Module = timm.create_model(model, num_classes=num_classes, in_chans=in_channels, **timm_args)
+    except (TypeError, RuntimeError) as error:
+        raise InputError(f"model: timm could not build {model!r} with {timm_args}: {error}") from error
+    if stem not in ("standard", "medium", "small"):
+        raise InputError(f"stem: expected standard, medium or small, got {stem!r}")
+    if stem != "standard":
+        _make_stem(network, model, 1 if stem == "small" else 2)
+    return network
+
+
+def _make_stem(network: nn.Module, name: str, stride: int) -> None:
+    path = getattr(network, "pretrained_cfg", {}).get("first_conv")
+    conv = network.get_submodule(path) if isinstance(path, str) else None
+    if not isinstance(conv, nn.Conv2d) or conv.stride == conv.kernel_size:
+        raise InputError(
+            f"stem: {name!r} has no convolution that could keep the resolution; use stem 'standard' "
+            "(for a patch embedding, set its patch_size)"
+        )
+    if conv.stride == (1, 1):
+        return
+    conv.stride = (stride, stride)
+    if type(conv) is nn.Conv2d and conv.kernel_size[0] > 3:
+        small = nn.Conv2d(conv.in_channels, conv.out_channels, 3, stride, padding=1, bias=conv.bias is not None)
+        network.set_submodule(str(path), small)
+    for pool in _STEM_POOLS:
+        if pool in dict(network.named_modules()):
+            network.set_submodule(pool, nn.Identity())
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Inside, a network answers as in evaluation: no statistics are updated; every part has its mode back afterwards.
+
+    Example:
+        >>> network = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout().eval())
+        >>> with eval_mode(network):
+        ...     network[0].training
+        False
+        >>> network[0].training, network[1].training
+        (True, False)
+    """
+    training = [part for part in network.modules() if part.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

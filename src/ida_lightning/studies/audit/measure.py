@@ -1,0 +1,191 @@
+"""What a teacher says about training images, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from dataclasses import replace
+from itertools import islice
+from typing import NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from ida_lightning.data import MixingDataModule
+from ida_lightning.errors import InputError
+from ida_lightning.isotonic import Space, correct_soft_labels
+from ida_lightning.label_mix import LabelMix
+from ida_lightning.metrics import kl_divergence, moved_mass, order_statistics, violated_rows
+from ida_lightning.mixing import MixedBatch, Mixing, MixingKind
+
+SPACES: tuple[Space, ...] = get_args(Space)
+CORRECTIONS = (*SPACES, "revision")
+Revise = Callable[[Tensor, LabelMix, float], Tensor]
+"""From soft labels, their mixes and the temperature to revised soft labels."""
+
+
+class Rows(NamedTuple):
+    """One value per image and quantity.
+
+    Attributes:
+        labels: int64 ``(rows, 2)``, the two heaviest classes; the same one twice where the image has only one.
+        heaviest: float64 ``(rows,)``, the share of the heaviest class.
+        classes: int64 ``(rows,)``, how many classes the image has.
+        values: float64 ``(rows,)`` by name; see :func:`measure_rows`.
+        nonfinite: how many further rows were left out because the teacher's logits were NaN or infinite.
+    """
+
+    labels: np.ndarray
+    heaviest: np.ndarray
+    classes: np.ndarray
+    values: dict[str, np.ndarray]
+    nonfinite: int
+
+
+def corrected_name(quantity: str, space: str, temperature: float) -> str:
+    """How a quantity of a correction is called, such as ``moved_mass/logits/T4.5``."""
+    return f"{quantity}/{space}/T{temperature:g}"
+
+
+def audited_mixings(configured: Mixing) -> dict[str, Mixing]:
+    """The ways of mixing that are measured, by name: alpha as configured, every image mixed, draws per sample."""
+    kinds: list[MixingKind] = ["mixup", "cutmix", "both"]
+    if configured.kind == "mosaic":
+        kinds.append("mosaic")
+    common = replace(configured, kind="mixup", probability=1.0, cutmix_share=0.5, per_sample=True)
+    mixings: dict[str, Mixing] = {"clean": Mixing("none")}
+    for kind in kinds:
+        images = configured.images if kind in ("mixup", "both") else 2
+        mixings[kind] = replace(common, kind=kind, images=images)
+    return mixings
+
+
+def measure(
+    data: MixingDataModule,
+    batches: int | None,
+    temperature: float,
+    teacher: Callable[[Tensor], Tensor],
+    device: torch.device,
+    revise: Revise,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> dict[str, Rows]:
+    """Show the teacher training images of the run's first steps, clean and mixed in every way, and validation images.
+
+    All ways of mixing get the same images with the same augmentation, and all draws come from the data module's own
+    generators: the configured way is, image for image, what the student of that run would see (if it draws per sample
+    and mixes always, as by default).
+
+    Args:
+        data: set up.
+        batches: how many; None for about 10,000 images, or one epoch if that is shorter.
+        temperature: of the soft labels.
+        teacher: from images to logits.
+        device: where the images go.
+        revise: the label revision that is measured beside the correction.
+        progress: wraps the numbers of the batches, to show how far it is.
+
+    Returns:
+        What was found, by way of mixing.
+
+    Raises:
+        InputError: for a training split without a batch, and a teacher whose logits are never finite.
+    """
+    views = {name: copy(data) for name in audited_mixings(data.mixing)}
+    for name, mixing in audited_mixings(data.mixing).items():
+        views[name].mixing = mixing
+        views[name].pool = 0
+        views[name].trainer = None  # no process but this one, and epoch 0
+    loader = views["clean"].train_dataloader()
+    if len(loader) == 0:
+        raise InputError("data: expected training images, got none")
+    if batches is None:
+        batches = min(len(loader), -(-_ENOUGH // data.batch_size))
+    found: dict[str, list[tuple[dict[str, Tensor], int]]] = {name: [] for name in views}
+    fetched = fetch(loader)
+    for _ in progress(range(batches)):
+        epoch, number, plain = next(fetched)
+        plain = data.transfer_batch_to_device(plain, device, 0)
+        for name, view in views.items():
+            batch = view.mix(plain, view.batch_generator(epoch, number))
+            found[name].append(_measured(teacher(batch.inputs), batch.label_mix, temperature, revise))
+    found["validation"] = []
+    for fetched_plain in islice(data.val_dataloader(), batches):
+        plain = data.transfer_batch_to_device(fetched_plain, device, 0)
+        logits = teacher(data.normalise(plain.inputs))
+        found["validation"].append(_measured(logits, plain.label_mix, temperature, revise))
+    return {name: _joined(name, parts) for name, parts in found.items()}
+
+
+_ENOUGH = 10_000
+
+
+def fetch(loader: DataLoader[MixedBatch]) -> Iterator[tuple[int, int, MixedBatch]]:
+    """Batches as loaded, epoch after epoch without end: the epoch, the number in it, and the batch."""
+    epoch = 0
+    while True:
+        if isinstance(loader.sampler, DistributedSampler):
+            loader.sampler.set_epoch(epoch)
+        for number, batch in enumerate(islice(loader, len(loader))):
+            yield epoch, number, batch
+        epoch += 1
+
+
+def _measured(logits: Tensor, mix: LabelMix, temperature: float, revise: Revise) -> tuple[dict[str, Tensor], int]:
+    finite = torch.isfinite(logits).all(1)
+    return measure_rows(logits[finite], mix.select(finite), temperature, revise), int((~finite).sum())
+
+
+def _joined(name: str, parts: list[tuple[dict[str, Tensor], int]]) -> Rows:
+    columns = {key: torch.cat([values[key] for values, _ in parts]).numpy() for key in parts[0][0]}
+    nonfinite = sum(count for _, count in parts)
+    labels, heaviest, classes = (columns.pop(key) for key in ("labels", "heaviest", "classes"))
+    if not len(labels):
+        raise InputError(f"teacher: expected finite logits, got NaN or infinity in all {nonfinite} {name} images")
+    return Rows(labels, heaviest, classes, columns, nonfinite)
+
+
+def measure_rows(logits: Tensor, label_mix: LabelMix, temperature: float, revise: Revise) -> dict[str, Tensor]:
+    """Everything that is measured of one batch, on the CPU; ``(batch,)`` and float64 where nothing else is said.
+
+    * ``labels``, ``heaviest``, ``classes``: see :class:`Rows`;
+    * ``accuracy``: the largest logit is that of the heaviest class;
+    * ``mix_reversed``, ``rest_above``, ``violated``, ``tau``, ``covers_any``, ``covers_all`` of the logits: see
+      :func:`ida_lightning.order_statistics`;
+    * for the correction in each space and the revision, at the temperature and at 1: ``moved_mass`` of the soft label;
+      ``correction_kl``, KL(corrected || soft label) in nats; ``to_heaviest``, ``to_others``, ``to_rest``: by how
+      much the share of the heaviest class, of the image's other classes and of all the rest would grow.
+    """
+    order = label_mix.order()
+    second = order.labels[:, 1 if order.labels.shape[1] > 1 else 0]
+    mix_classes = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, order.labels, True)
+    found = {
+        "labels": torch.stack((order.labels[:, 0], second), 1),
+        "heaviest": order.weights[:, 0].clamp(max=1),
+        "classes": order.present.sum(1),
+        "accuracy": logits.argmax(1) == order.labels[:, 0],
+        **order_statistics(logits, label_mix)._asdict(),
+    }
+    for each in dict.fromkeys((temperature, 1.0)):
+        before, logs = (logits / each).softmax(1), (logits / each).log_softmax(1)
+        # As the callbacks do it: what is in order stays bit for bit, or is what the revision makes of it.
+        violated = violated_rows(before, label_mix)[:, None]
+        afters: dict[str, Tensor] = {"revision": revise(before, label_mix, each)}
+        for space in SPACES:
+            afters[space] = torch.where(violated, correct_soft_labels(before, label_mix, each, space), before)
+        for name, after in afters.items():
+            gain = after - before
+            to_heaviest = gain.gather(1, order.labels[:, :1])[:, 0]
+            to_mix = (gain * mix_classes).sum(1)
+            quantities = {
+                "moved_mass": moved_mass(before, after),
+                "correction_kl": torch.where((after != before).any(1), kl_divergence(after.log(), logs), 0),
+                "to_heaviest": to_heaviest,
+                "to_others": to_mix - to_heaviest,
+                "to_rest": (gain * ~mix_classes).sum(1),
+            }
+            found |= {corrected_name(key, name, each): value for key, value in quantities.items()}
+    whole = ("labels", "classes")
+    # On the host first: not every accelerator has float64.
+    return {name: value.cpu() if name in whole else value.cpu().double() for name, value in found.items()}

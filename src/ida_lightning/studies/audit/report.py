@@ -1,0 +1,218 @@
+"""From rows to numbers: means by way of mixing and share, and the class pairs that come out worst."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ida_lightning.studies.audit.measure import Rows
+
+LAMBDA_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+LEAST_ROWS = 5  # of a pair of classes that is judged
+_WORST = 10
+
+
+class Measurement(NamedTuple):
+    """One number, one line of ``audit.csv``.
+
+    Attributes:
+        mixing: ``clean``, ``mixup``, ``cutmix``, ``both`` (half and half) or ``mosaic``; for ``t_stddev`` one of
+            :data:`ida_lightning.studies.stddev.AUGMENTATIONS`.
+        bin: which rows; see :func:`bins`.
+        metric: what; see :func:`ida_lightning.studies.audit.measure.measure_rows`.
+        value: its mean over the rows.
+        rows: how many.
+    """
+
+    mixing: str
+    bin: str
+    metric: str
+    value: float
+    rows: int
+
+
+class Pair(NamedTuple):
+    """How two classes fare where they are the heaviest of an image; ``moved_mass`` is that of the configured space."""
+
+    classes: tuple[str, str]
+    rows: int
+    violated: float
+    moved_mass: float
+
+
+class WorstPairs(NamedTuple):
+    """The worst of the pairs that have at least ``least_rows`` images.
+
+    Attributes:
+        pairs: how many pairs of classes were seen.
+        judged: how many of them have enough images.
+        least_rows: how many are enough.
+        by_violated: highest violation rate first, equal ones by moved mass.
+        by_moved_mass: highest moved mass first.
+    """
+
+    pairs: int
+    judged: int
+    least_rows: int
+    by_violated: list[Pair]
+    by_moved_mass: list[Pair]
+
+
+class Configured(NamedTuple):
+    """What the config would do in training.
+
+    Attributes:
+        mixing: the way of mixing, as :class:`Measurement` names it.
+        probability: of mixing at all.
+        space: that is corrected; softened, the default, if the config corrects nothing.
+        strength: of the correction; None if the config corrects nothing.
+        role: of the correction, likewise.
+        temperature: of the soft labels.
+    """
+
+    mixing: str
+    probability: float
+    space: str
+    strength: float | None
+    role: str | None
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that an audit found.
+
+    Attributes:
+        facts: what was audited, with what, when.
+        configured: what the config would do.
+        measurements: every number.
+        worst_pairs: by way of mixing.
+        stddevs: T. stddev by augmentation, if it was measured; see :mod:`ida_lightning.studies.stddev`.
+    """
+
+    facts: dict[str, Any]
+    configured: Configured
+    measurements: list[Measurement]
+    worst_pairs: dict[str, WorstPairs]
+    stddevs: Sequence[Measurement] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_found", {found[:3]: found for found in self.measurements})
+
+    def find(self, mixing: str, metric: str, rows: str = "all") -> Measurement | None:
+        """One measurement, None if there were no such rows."""
+        found: dict[tuple[str, str, str], Measurement] = self._found  # type: ignore[attr-defined]
+        return found.get((mixing, rows, metric))
+
+    def value(self, mixing: str, metric: str, rows: str = "all") -> float:
+        """The value of one measurement, NaN if there were no such rows."""
+        found = self.find(mixing, metric, rows)
+        return float("nan") if found is None else found.value
+
+    def rows(self, mixing: str, rows: str = "all") -> int:
+        """How many rows there were."""
+        found = self.find(mixing, "violated", rows)
+        return 0 if found is None else found.rows
+
+    @property
+    def mixings(self) -> list[str]:
+        """Every way of mixing, in order."""
+        return list(dict.fromkeys(found.mixing for found in self.measurements))
+
+    @property
+    def mixed(self) -> str:
+        """The configured way of mixing, or half and half if the config does not mix."""
+        return "both" if self.configured.mixing == "clean" else self.configured.mixing
+
+    def lambda_bins(self, mixing: str) -> list[str]:
+        """Those bins of the heaviest share that have rows."""
+        known = dict.fromkeys(found.bin for found in self.measurements if found.mixing == mixing)
+        return [name for name in known if name[0].isdigit() or name.startswith("below")]
+
+    def json(self, **more: Any) -> str:
+        """Everything as JSON."""
+        content = {
+            **self.facts,
+            "configured": self.configured._asdict(),
+            **more,
+            "worst_pairs": {
+                name: {
+                    **worst._asdict(),
+                    "by_violated": [pair._asdict() for pair in worst.by_violated],
+                    "by_moved_mass": [pair._asdict() for pair in worst.by_moved_mass],
+                }
+                for name, worst in self.worst_pairs.items()
+            },
+            "measurements": [found._asdict() for found in (*self.measurements, *self.stddevs)],
+        }
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+    def csv(self) -> str:
+        """The measurements, one a line."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(Measurement._fields)
+        writer.writerows((*self.measurements, *self.stddevs))
+        return text.getvalue()
+
+
+def bins(rows: Rows) -> dict[str, np.ndarray]:
+    """Bool ``(rows,)`` by name: ``all``, ``several classes``, those by the share of the heaviest, ``one class``.
+
+    Images of one class, unmixed or mixed with their own kind, have a bin to themselves: they have no second class and
+    would all fall into the last bin of the shares. A bin holds its lower edge, the last one both.
+    """
+    several = rows.classes > 1
+    found = {"all": np.ones_like(several), "several classes": several}
+    found[f"below {LAMBDA_EDGES[0]:g}"] = several & (rows.heaviest < LAMBDA_EDGES[0])  # three images or more
+    for low, high in pairwise(LAMBDA_EDGES):
+        below = rows.heaviest <= high if high == LAMBDA_EDGES[-1] else rows.heaviest < high
+        found[f"{low:g}-{high:g}"] = several & (rows.heaviest >= low) & below
+    return {**found, "one class": ~several}
+
+
+def summarise(mixing: str, rows: Rows) -> list[Measurement]:
+    """Means by bin; rows whose order says nothing at all have no tau and do not count in it."""
+    found = []
+    for name, inside in bins(rows).items():
+        for metric, values in rows.values.items():
+            counted = values[inside & ~np.isnan(values)]
+            if len(counted):
+                found.append(Measurement(mixing, name, metric, float(counted.mean()), len(counted)))
+    return found
+
+
+def worst_pairs(rows: Rows, moved: str, class_names: list[str]) -> WorstPairs:
+    """Which classes are worst together.
+
+    Args:
+        rows: of one way of mixing.
+        moved: the name of the moved mass to go by.
+        class_names: of all classes.
+    """
+    several = rows.classes > 1
+    pairs, place = np.unique(np.sort(rows.labels[several], 1), axis=0, return_inverse=True)
+    place = place.ravel()
+    counts = np.bincount(place, minlength=len(pairs))
+    violated, mass = (
+        np.bincount(place, rows.values[name][several], len(pairs)) / counts for name in ("violated", moved)
+    )
+    judged = np.flatnonzero(counts >= LEAST_ROWS)
+
+    def worst(*keys: np.ndarray) -> list[Pair]:
+        ranked = judged[np.lexsort([-key[judged] for key in reversed(keys)])][:_WORST]
+        return [
+            Pair(
+                (class_names[pairs[i, 0]], class_names[pairs[i, 1]]), int(counts[i]), float(violated[i]), float(mass[i])
+            )
+            for i in ranked
+        ]
+
+    return WorstPairs(len(pairs), len(judged), LEAST_ROWS, worst(violated, mass), worst(mass, violated))

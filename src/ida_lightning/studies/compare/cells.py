@@ -1,0 +1,171 @@
+"""The cells of a comparison: one resolved fit config for every method and seed, and what is known of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ida_lightning.cli import IDACLI
+from ida_lightning.errors import InputError
+from ida_lightning.studies.compare.settings import Settings
+
+# One run is one process on one device; how it is watched changes no result and is set by run.py.
+_ONE_DEVICE = {"trainer": {"devices": 1, "num_nodes": 1}}
+_WATCHING = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
+
+
+class Cell(NamedTuple):
+    """One method with one seed.
+
+    Attributes:
+        method: its name.
+        seed: of weights and draws.
+        folder: where its config, logs and figures are.
+        config: the whole fit config, every default included.
+        digest: of the config, without what only concerns watching.
+        teacher: the teacher's weight file, if there is one.
+        keep_weights: see :class:`Settings`.
+    """
+
+    method: str
+    seed: int
+    folder: Path
+    config: dict[str, Any]
+    digest: str
+    teacher: str | None
+    keep_weights: bool
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.method}, seed {self.seed}"
+
+
+class _Resolver(IDACLI):
+    """Reads fit configs as ``fit`` does, and stops before anything is built."""
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+    def resolved(self) -> dict[str, Any]:
+        text = self._parser("fit").dump(self.config["fit"], format="json", skip_none=False)
+        return dict(json.loads(text))
+
+
+def resolve(what: str, fit: str, *parts: dict[str, Any]) -> dict[str, Any]:
+    """A whole fit config: ``fit``, and parts on top of it in their order, as with several ``--config``.
+
+    Args:
+        what: the argument, for messages.
+        fit: a file.
+        parts: of fit configs. Keys replace keys; a list replaces a list, and one named ``callbacks+`` goes behind it.
+
+    Raises:
+        InputError: for keys and values that ``fit`` would refuse.
+    """
+    configs = [fit]
+    for part in parts:
+        # Where a list of classes takes the place of another, jsonargparse hands init_args on to a class that has kept
+        # its place; from nothing there is nothing to hand on.
+        trainer = part.get("trainer") or {}
+        lists = [key for key, value in trainer.items() if key in ("callbacks", "logger", "plugins") and value]
+        configs += [json.dumps(given) for given in ({"trainer": dict.fromkeys(lists)} if lists else {}, part) if given]
+    try:
+        return _Resolver(["fit", *(argument for config in configs for argument in ("--config", config))]).resolved()
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+def make_cells(settings: Settings) -> list[Cell]:
+    """Every method with every seed, seed by seed, so that a comparison that was stopped has whole seeds.
+
+    Raises:
+        InputError: for a method that ``fit`` would refuse.
+    """
+    resolve("fit", settings.fit)
+    resolve("common", settings.fit, settings.common)
+    configs = {
+        name: resolve(f"methods.{name}", settings.fit, settings.common, part, _ONE_DEVICE)
+        for name, part in settings.methods.items()
+    }
+    cells = []
+    for seed in settings.seeds:
+        for name, config in configs.items():
+            seeded = {**config, "seed_everything": seed}
+            folder = settings.output / "cells" / name / f"seed_{seed}"
+            teacher = config["model"]["init_args"].get("teacher_checkpoint")
+            cells.append(Cell(name, seed, folder, seeded, digest(seeded), teacher, settings.keep_weights))
+    return cells
+
+
+def exported_by(fit: str) -> str:
+    """The weight file that a fit config leaves.
+
+    Raises:
+        InputError: if it leaves none.
+    """
+    for callback in resolve("teacher", fit)["trainer"]["callbacks"] or []:
+        if callback["class_path"].endswith(".ExportCallback"):
+            return str(callback["init_args"]["path"])
+    raise InputError(f"teacher: expected a fit config with an ExportCallback, got none in {fit}")
+
+
+def digest(config: dict[str, Any]) -> str:
+    """SHA-256 of what decides about the results of a fit config."""
+    return hashlib.sha256(json.dumps(_decisive(config), sort_keys=True).encode()).hexdigest()
+
+
+def digest_of_file(path: str | None) -> str | None:
+    """SHA-256 of a weight file; None if there is none."""
+    if not path or not Path(path).is_file():
+        return None
+    return _digest_of_version(path, Path(path).stat().st_mtime_ns)
+
+
+@cache
+def _digest_of_version(path: str, time: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def result_of(cell: Cell) -> dict[str, Any] | None:
+    """What a finished cell left, of whatever config; None if it did not finish."""
+    path = cell.folder / "cell.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def change_since(cell: Cell, result: dict[str, Any]) -> str | None:
+    """What makes a finished cell's result one of another comparison; None if it is of this one."""
+    if result["config_sha256"] != cell.digest:
+        before, now = _flat(_decisive(result["config"])), _flat(_decisive(cell.config))
+        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        key = keys[0] if keys else "config"
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        return f"{key} was {before.get(key)!r}, is {now.get(key)!r}{more}"
+    teacher = digest_of_file(cell.teacher)
+    if teacher is not None and result["teacher_sha256"] != teacher:
+        return f"the teacher's weights {cell.teacher} are others"
+    return None
+
+
+def _decisive(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, "trainer": {key: value for key, value in config["trainer"].items() if key not in _WATCHING}}
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(config, list):
+        config = {str(place): value for place, value in enumerate(config)}
+    if not isinstance(config, dict) or not config:
+        return {prefix: config}
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found

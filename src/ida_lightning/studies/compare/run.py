@@ -1,0 +1,182 @@
+"""One cell: fit, evaluate the last and the best weights, write the figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import traceback
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import lightning as L
+import torch
+import yaml  # type: ignore[import-untyped]
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from ida_lightning.callbacks import ExportCallback
+from ida_lightning.cli import IDACLI
+from ida_lightning.errors import InputError
+from ida_lightning.files import replacing
+from ida_lightning.models import fingerprint
+from ida_lightning.modules.base import ClassifierBase
+from ida_lightning.studies.compare.cells import Cell, digest_of_file
+from ida_lightning.studies.compare.scores import evaluate
+
+# Written while a cell runs and not the figures of an earlier run, which stay until there are newer ones.
+_KEPT = ("cell.json", "log.txt")
+
+
+class StepTimer(L.Callback):
+    """Measures a training step by the clock, without validation and without the first step of a stretch.
+
+    An accelerator is waited for at the ends of a stretch (an epoch, or what lies between two validations), not in it.
+
+    Attributes:
+        stretches: seconds per batch of each.
+    """
+
+    def __init__(self) -> None:
+        self.stretches: list[float] = []
+        self._since: float | None = None
+        self._batches = 0
+
+    @property
+    def seconds_per_batch(self) -> float | None:
+        """The median, which a busy minute does not move; None if no stretch had two batches."""
+        return median(self.stretches) if self.stretches else None
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Start the clock, or count."""
+        if self._since is None:
+            self._since, self._batches = _now(pl_module), 0
+        else:
+            self._batches += 1
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock."""
+        if self._since is not None and self._batches:
+            self.stretches.append((_now(pl_module) - self._since) / self._batches)
+        self._since = None
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock."""
+        self.on_validation_start(trainer, pl_module)
+
+
+def _now(module: L.LightningModule) -> float:
+    if module.device.type == "cuda":
+        torch.cuda.synchronize(module.device)
+    return perf_counter()
+
+
+class _CellCLI(IDACLI):
+    """``fit`` of one cell, with callbacks of its own."""
+
+    def __init__(self, cell: Cell, config: Path) -> None:
+        self.cell = cell
+        self.timer = StepTimer()
+        super().__init__(["fit", "--config", str(config)])
+
+    def before_fit(self) -> None:
+        """Keep weights here and nowhere else, and watch."""
+        if not isinstance(self.model, ClassifierBase):
+            raise InputError(
+                "model: expected a module of one network, such as DistillationModule, got " + type(self.model).__name__
+            )
+        self.initial_weights = fingerprint(self.model.network)
+        self.best = ModelCheckpoint(
+            dirpath=self.cell.folder / "weights",
+            filename="best",
+            monitor=f"{self.model.owner}/val_acc",
+            mode="max",
+            save_last=self.cell.keep_weights,
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+        trainer: Any = self.trainer
+        others = [c for c in trainer.callbacks if not isinstance(c, (ModelCheckpoint, ExportCallback))]
+        trainer.callbacks = [*others, self.timer, self.best]
+
+
+def attempt(cell: Cell) -> str | None:
+    """Run a cell; leave ``cell.json``, or else ``error.txt``.
+
+    Returns:
+        What went wrong, in one line.
+    """
+    _clear(cell.folder)
+    try:
+        run_cell(cell)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the other cells go on, and it is reported)
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(reason.split())
+        with replacing(cell.folder / "error.txt") as unfinished:
+            unfinished.write_text(f"{traceback.format_exc()}\n{reason}\n")
+        return reason
+    return None
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in _KEPT:
+            path.unlink()
+
+
+def run_cell(cell: Cell) -> None:
+    """Fit one cell, evaluate it, and write ``cell.json``, whole or not at all."""
+    config = cell.folder / "config.yaml"
+    with replacing(config) as unfinished:
+        unfinished.write_text(yaml.safe_dump(_watched(cell), sort_keys=False))
+    start = perf_counter()
+    cli = _CellCLI(cell, config)
+    seconds = perf_counter() - start
+    trainer, module, data = cli.trainer, cli.model, cli.datamodule
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    assert isinstance(module, ClassifierBase)
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("train/")}
+    steps = trainer.global_step
+    device = torch.cuda.get_device_name() if trainer.strategy.root_device.type == "cuda" else "cpu"
+    # Averaging callbacks would exchange the weights before every evaluation, and loggers take these for epochs.
+    trainer.loggers = []
+    last = evaluate(trainer, module, data)
+    saved = torch.load(cli.best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(saved["state_dict"])
+    best = {"epoch": saved["epoch"], **evaluate(trainer, module, data)}
+    per_batch = cli.timer.seconds_per_batch
+    result = {
+        "method": cell.method,
+        "seed": cell.seed,
+        "last": last,
+        "best": best,
+        "logged": {key: value for key, value in logged.items() if math.isfinite(value)},
+        "steps": steps,
+        "seconds_per_step": None if per_batch is None else per_batch * trainer.accumulate_grad_batches,
+        "seconds": seconds,
+        "device": device,
+        "versions": {"torch": torch.__version__, "lightning": L.__version__},
+        "initial_weights": cli.initial_weights,
+        "teacher_sha256": digest_of_file(cell.teacher),
+        "config_sha256": cell.digest,
+        "config": cell.config,
+    }
+    if not cell.keep_weights:
+        shutil.rmtree(cell.folder / "weights")
+    with replacing(cell.folder / "cell.json") as unfinished:
+        unfinished.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _watched(cell: Cell) -> dict[str, Any]:
+    """The cell's config as it is run: quiet, and with logs in the cell's own folder unless a tracker has them."""
+    trainer = dict(cell.config["trainer"])
+    trainer |= {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": str(cell.folder)}
+    logger = trainer["logger"]
+    if isinstance(logger, dict) and logger["class_path"].endswith(".CSVLogger"):
+        place = {"save_dir": str(cell.folder), "name": "", "version": "logs"}
+        trainer["logger"] = {**logger, "init_args": {**logger["init_args"], **place}}
+    return {**cell.config, "trainer": trainer}

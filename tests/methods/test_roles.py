@@ -1,0 +1,139 @@
+"""The further ways to use the order: added terms, the released code's choices, the penalty on the student."""
+
+import pytest
+import torch
+
+from ida_lightning import (
+    InputError,
+    LabelMix,
+    MixedBatch,
+    correct_soft_labels,
+    distillation_loss,
+    isotonic_soft_labels,
+    mixed_cross_entropy,
+    order_penalty,
+)
+from ida_lightning.methods import IsotonicSoftLabelCallback, OrderPenaltyCallback
+from ida_lightning.modules import ClassificationModule, DistillationModule
+from tests.conftest import TinyNet
+
+T = 4.5
+
+
+class Step:
+    """One training step of a module with callbacks, without a trainer."""
+
+    def __init__(self, *callbacks, rows=12):
+        torch.manual_seed(0)
+        self.module = DistillationModule(TinyNet(), TinyNet().eval(), 4, 1, 8, temperature=T)
+        self.module.setup("fit")
+        self.module.log_dict = lambda values, **options: None
+        for callback in callbacks:
+            callback.setup(None, self.module, "fit")
+        labels = torch.randint(4, (2, rows))
+        labels[1, :3] = labels[0, :3]
+        self.mix = LabelMix.pair(*labels, torch.rand(rows)).canonical()
+        index = torch.arange(rows)
+        self.supervision = self.module.supervise(
+            MixedBatch(torch.randn(rows, 1, 8, 8), self.mix, index, index[:, None])
+        )
+        self.raw = (self.supervision.teacher_logits / T).softmax(1)
+        self.logits = self.module.student(self.supervision.inputs)
+        self.parts = self.module.loss_parts(self.logits, self.supervision)
+
+    def gradient_of(self, loss):
+        return torch.autograd.grad(loss, self.logits, retain_graph=True)[0]
+
+
+@pytest.mark.parametrize("space", ["softened", "probabilities", "logits"])
+@pytest.mark.parametrize("weight", [0.0, 2.0, 3.0])
+def test_adding_has_the_gradient_of_two_terms(space, weight):
+    step = Step(IsotonicSoftLabelCallback(space=space, role="add", added_weight=weight))
+    corrected = correct_soft_labels(step.raw, step.mix, T, space)
+    two = (
+        0.95 * distillation_loss(step.logits, step.raw, T) + weight * distillation_loss(step.logits, corrected, T)
+    ).mean()
+    torch.testing.assert_close(step.gradient_of(step.parts["kd_loss"]), step.gradient_of(two), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(step.supervision.soft_weight, torch.full((12,), 0.95 + weight))
+
+
+def test_the_authors_preset_is_their_loss_term_for_term():
+    step = Step(IsotonicSoftLabelCallback(compat="authors"))
+    hard = step.mix.dense(4)
+    first, second = hard.topk(2, dim=1).indices.unbind(1)
+    # The order they use: a second class in every row, also where both images are of one class.
+    order = LabelMix.pair(first, second, 0.75)
+    corrected = (isotonic_soft_labels(step.supervision.teacher_logits, order) / T).softmax(1)
+    twice = distillation_loss(step.logits.softmax(1), corrected, T)
+    torch.testing.assert_close(step.parts["corrected_loss"], 2 * twice.mean())
+    torch.testing.assert_close(step.parts["kd_loss"], 0.95 * distillation_loss(step.logits, step.raw, T).mean())
+    torch.testing.assert_close(step.parts["hard_loss"], 0.05 * mixed_cross_entropy(step.logits, step.mix).mean())
+    once = Step(IsotonicSoftLabelCallback(space="logits", role="add", same_class="arbitrary"))
+    pull = once.gradient_of(once.parts["kd_loss"]) - once.gradient_of(step_kd(once))
+    assert step.gradient_of(step.parts["corrected_loss"]).norm() < 0.5 * pull.norm(), "softmax twice hardly pulls"
+
+
+def step_kd(step):
+    return 0.95 * distillation_loss(step.logits, step.raw, T).mean()
+
+
+def test_an_arbitrary_second_class_matters_only_where_both_images_are_of_one():
+    one = Step(IsotonicSoftLabelCallback())
+    arbitrary = Step(IsotonicSoftLabelCallback(same_class="arbitrary"))
+    changed = (one.supervision.soft_labels != arbitrary.supervision.soft_labels).any(1)
+    assert changed.any()
+    assert (one.mix.weights[changed, 0] == 1).all()
+
+
+@pytest.mark.parametrize("form", ["edges", "worst"])
+def test_penalty_joins_the_loss_under_its_name(form):
+    step = Step(OrderPenaltyCallback(sigma=3.0, form=form))
+    assert list(step.parts) == ["kd_loss", "hard_loss", "order_penalty"]
+    torch.testing.assert_close(step.parts["order_penalty"], order_penalty(step.logits, step.mix, 3.0, form).mean())
+    assert torch.equal(step.supervision.soft_labels, step.raw)
+
+
+def test_rows_that_are_left_out_pay_no_penalty():
+    callback = OrderPenaltyCallback()
+    step = Step(callback)
+    none = torch.zeros(12)
+    out = step.supervision._replace(soft_weight=none, hard_weight=none)
+    assert step.module.loss_parts(step.logits, out)["order_penalty"] == 0
+
+
+def test_terms_leave_with_their_callback_and_names_are_used_once():
+    callback = OrderPenaltyCallback()
+    step = Step(callback)
+    with pytest.raises(InputError, match="name: expected one that no other part of the loss has, got 'order_penalty'"):
+        step.module.register_loss_term("order_penalty", lambda logits, supervision: logits.sum(1))
+    callback.setup(None, step.module, "fit")
+    assert len(step.module._loss_terms) == 1, "joining twice is joining once"
+    callback.teardown(None, step.module, "fit")
+    assert list(step.module.loss_parts(step.logits, step.supervision)) == ["kd_loss", "hard_loss"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: IsotonicSoftLabelCallback(role="both"), "role: expected one of replace, add, got 'both'"),
+        (lambda: IsotonicSoftLabelCallback(added_weight=-1), "added_weight: expected a number >= 0, got -1"),
+        (lambda: IsotonicSoftLabelCallback(role="add", strength=0.5), "strength: expected 1 with role add"),
+        (
+            lambda: IsotonicSoftLabelCallback(student_softmax="twice"),
+            "student_softmax: expected once with role replace",
+        ),
+        (lambda: IsotonicSoftLabelCallback(student_softmax="thrice"), "student_softmax: expected one of once, twice"),
+        (lambda: IsotonicSoftLabelCallback(compat="authors", space="logits"), "compat: expected nothing but solver"),
+        (lambda: OrderPenaltyCallback(sigma=-1), "sigma: expected a number >= 0, got -1"),
+        (lambda: OrderPenaltyCallback(form="sum"), "form: expected one of edges, worst, got 'sum'"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_a_module_without_loss_terms_is_refused():
+    module = ClassificationModule(TinyNet(), 4, 1, 8)
+    with pytest.raises(InputError, match="OrderPenaltyCallback: expected a module with register_loss_term"):
+        OrderPenaltyCallback().setup(None, module, "fit")

@@ -1,0 +1,114 @@
+"""The loss on clean rows and mixes that the teacher alone labels, against one written by hand."""
+
+import math
+
+import pytest
+import torch
+
+from ida_lightning import InputError, Mixing
+from ida_lightning.methods import TeacherLabelCallback
+from ida_lightning.modules import ClassificationModule, DistillationModule
+from tests.conftest import BlobsDataModule, TinyNet, trainer
+
+T, SOFT, HARD = 4.0, 0.9, 0.1
+
+
+class Taught:
+    """What a module with callbacks teaches on one batch of clean rows and mixes, without a trainer."""
+
+    def __init__(self, *callbacks, pool=1, options=None, **more):
+        torch.manual_seed(0)
+        weights = {"temperature": T, "soft_weight": SOFT, "hard_weight": HARD}
+        self.module = DistillationModule(TinyNet(), TinyNet().eval(), 4, 1, 8, **{**weights, **more})
+        self.module.setup("fit")
+        self.module.log_dict = lambda values, **options: None
+        for callback in callbacks:
+            callback.setup(None, self.module, "fit")
+        data = BlobsDataModule(batch_size=12, mixing=Mixing(**options or {}), pool=pool)
+        data.setup("fit")
+        self.batch = data.mix(next(iter(data.train_dataloader())), data.batch_generator(0, 0))
+        self.teach()
+
+    def teach(self):
+        self.supervision = self.module.supervise(self.batch)
+        self.logits = self.module.student(self.supervision.inputs)
+        self.parts = self.module.loss_parts(self.logits, self.supervision)
+
+
+def log_softmax(logits):
+    highest = max(logits)
+    total = math.log(sum(math.exp(z - highest) for z in logits)) + highest
+    return [z - total for z in logits]
+
+
+def soft_and_hard(student, teacher, hard):
+    """T^2 KL and cross-entropy of one row, as plain numbers."""
+    q, p = (log_softmax([z / T for z in logits]) for logits in (student, teacher))
+    soft = T * T * sum(math.exp(b) * (b - a) for a, b in zip(q, p, strict=True))
+    return soft, -sum(y * z for y, z in zip(hard, log_softmax(student), strict=True))
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"kind": "mixup", "images": 3}])
+@pytest.mark.parametrize("hard_label", [False, True])
+def test_the_loss_is_a_clean_term_and_a_mixed_term_that_are_each_a_mean(pool, options, hard_label):
+    taught = Taught(TeacherLabelCallback(hard_label), pool=pool, options=options)
+    batch = taught.batch
+    rows = zip(
+        taught.logits.tolist(),
+        taught.module.teacher(batch.inputs).tolist(),
+        batch.label_mix.dense(4).tolist(),
+        strict=True,
+    )
+    by_row = [soft_and_hard(*row) for row in rows]
+    clean, mixed = by_row[:12], by_row[12:]
+    soft = SOFT * (mean([s for s, _ in clean]) + mean([s for s, _ in mixed]))
+    hard = HARD * (mean([h for _, h in clean]) + hard_label * mean([h for _, h in mixed]))
+    assert float(taught.parts["kd_loss"].detach()) == pytest.approx(soft, rel=1e-4)
+    assert float(taught.parts["hard_loss"].detach()) == pytest.approx(hard, rel=1e-4)
+
+
+def test_without_it_clean_and_mixed_rows_are_taught_alike():
+    taught = Taught()
+    assert taught.supervision.soft_weight.unique().tolist() == pytest.approx([SOFT])
+    assert taught.supervision.hard_weight.unique().tolist() == pytest.approx([HARD])
+
+
+def test_rows_left_out_stay_out():
+    taught = Taught(TeacherLabelCallback(), nonfinite="skip")
+    network = taught.module.teacher.network
+    network.register_forward_hook(lambda _, __, logits: logits.index_fill(0, torch.tensor([0, 20]), torch.nan))
+    with pytest.warns(UserWarning, match="2 of 24 rows left out"):
+        taught.teach()
+    out = (taught.supervision.soft_weight == 0).nonzero().flatten().tolist()
+    assert out == [0, 20]
+    assert taught.supervision.hard_weight[0] == 0
+
+
+@pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")
+def test_a_fit_trains_on_clean_and_mixed_rows(tmp_path):
+    seen = []
+    module = DistillationModule(TinyNet(), TinyNet(), 4, 1, 8)
+    callback = TeacherLabelCallback()
+    run = trainer(tmp_path, callbacks=[callback])
+    module.register_supervision_hook(lambda supervision: seen.append(len(supervision.inputs)) or supervision)
+    run.fit(module, BlobsDataModule(batch_size=16, mixing=Mixing("cutmix"), pool=1))
+    assert seen == [32] * 4
+    assert len(module._supervision_hooks) == 1, "it has left"
+    assert run.callback_metrics["train/loss"] > 0
+
+
+def test_batches_without_clean_rows_and_modules_without_hooks_are_refused(tmp_path, blobs):
+    with pytest.raises(InputError, match="expected clean rows beside the mixed ones, data.pool: 1 or more, got 0"):
+        trainer(tmp_path, callbacks=[TeacherLabelCallback()]).fit(
+            DistillationModule(TinyNet(), TinyNet(), 4, 1, 8), blobs
+        )
+    with pytest.raises(InputError, match="TeacherLabelCallback: expected a module with register_supervision_hook"):
+        TeacherLabelCallback().setup(None, ClassificationModule(TinyNet(), 4, 1, 8), "fit")
+    taught = Taught()
+    with pytest.raises(InputError, match="expected a supervision that says which rows were mixed, got none"):
+        TeacherLabelCallback()._weigh(taught.supervision._replace(mixed=None))

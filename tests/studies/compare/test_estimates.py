@@ -1,0 +1,145 @@
+"""The numbers of a comparison, from results made by hand."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from ida_lightning.studies.compare.estimates import METRICS, difference, estimate, extra_cost, level, other_starts
+from ida_lightning.studies.compare.picture import plot_curves, plot_differences
+from ida_lightning.studies.compare.report import summary
+from ida_lightning.studies.compare.run import StepTimer
+from ida_lightning.studies.compare.scores import _figures
+from ida_lightning.studies.compare.settings import Settings
+
+KEYS = [metric.key for metric in METRICS]
+
+
+def result(method, seed, value, seconds=0.1, start="same", **changes):
+    figures = dict.fromkeys(KEYS, value) | {"temperature": 1.5} | changes
+    return {
+        "method": method,
+        "seed": seed,
+        "last": figures,
+        "best": figures,
+        "seconds_per_step": seconds,
+        "initial_weights": start,
+    }
+
+
+def fraction(right, images):
+    """The accuracy that a cell reports."""
+    return _figures("test", torch.eye(2)[(torch.arange(images) < right).long()], torch.ones(images).long())["test_acc"]
+
+
+def settings(tmp_path, *methods):
+    return Settings("fit.yaml", {method: {} for method in methods}, (0, 1, 2), "kd", tmp_path)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_intervals_are_those_of_scipys_paired_t_test(seeds):
+    rng = np.random.default_rng(seeds)
+    kd, ours = rng.normal(0.7, 0.02, seeds), rng.normal(0.71, 0.02, seeds)
+    results = [result("kd", s, v) for s, v in enumerate(kd)] + [result("ours", s, v) for s, v in enumerate(ours)]
+    found = difference(results, "ours", "kd", "best", METRICS[0])
+    expected = scipy.stats.ttest_rel(ours, kd).confidence_interval(0.95)
+    assert (found.seeds, found.mean) == (seeds, pytest.approx((ours - kd).mean()))
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.std == pytest.approx((ours - kd).std(ddof=1))
+    assert level(results, "kd", "last", METRICS[0]).mean == pytest.approx(kd.mean())
+
+
+def test_only_seeds_that_both_have_are_paired():
+    results = [result("kd", 0, 0.5), result("kd", 1, 0.6), result("ours", 1, 0.7), result("ours", 2, 0.9)]
+    found = difference(results, "ours", "kd", "last", METRICS[0])
+    assert (found.seeds, found.mean, found.low) == (1, pytest.approx(0.1), None)
+    assert difference([*results[:1], *results[3:]], "ours", "kd", "last", METRICS[0]) is None
+
+
+def test_one_value_and_equal_values_have_no_interval():
+    assert estimate([]) is None
+    assert estimate([0.3])[2:] == (None, None, None)
+    assert estimate([0.1 + 0.2, 0.3, 0.3])[3:] == (None, None)
+    assert not estimate([0.3, 0.3, 0.3]).told_apart
+    images, right = 360, (357, 351, 340)
+    pairs = [(fraction(n, images), fraction(n - 1, images)) for n in right]
+    assert estimate([own - other for own, other in pairs])[3:] == (None, None), "one image less, three times"
+
+
+def test_extra_cost_is_a_share_of_the_references_step():
+    results = [result("kd", s, 0.5, 0.1 * (s + 1)) for s in (0, 1)]
+    results += [result("ours", s, 0.5, 0.11 * (s + 1)) for s in (0, 1)]
+    assert extra_cost(results, "ours", "kd").mean == pytest.approx(0.1)
+    results[-1]["seconds_per_step"] = 0.24
+    text = summary(results, settings(Path(), "kd", "ours"))
+    assert "| +15.0% [-48.5%, +78.5%] |" in text, "and has an interval: ratios of 1.1 and 1.2"
+
+
+def test_the_text_claims_only_what_an_interval_shows(tmp_path):
+    results = [result("kd", seed, 0.5 + seed / 100) for seed in range(3)]
+    results += [result("noisy", seed, 0.5 + seed / 100 + d) for seed, d in enumerate((0.05, -0.03, 0.02))]
+    results += [result("lower", seed, 0.4 + seed / 100 + d) for seed, d in enumerate((0.001, -0.001, 0.0))]
+    text = summary(results, settings(tmp_path, "kd", "noisy", "lower"))
+    assert "Intervals that leave out 0 (*): 12 of 24." in text
+    assert "- lower, the best epoch on validation: accuracy % lower by 10.00 [-10.25, -9.75], worse" in text
+    assert "- lower, the last epoch: NLL lower by 0.1000 [-0.1025, -0.0975], better" in text
+    assert "agreement % lower by 10.00 [-10.25, -9.75]\n" in text, "agreement is neither good nor bad"
+    assert "- noisy" not in text
+    assert re.search(r"\+1\.33 \[-8\.71, \+11\.37\] +\|", text), "and no star"
+    assert "Of 24 intervals at 95 % about 1 leave out 0 by chance alone." in text
+
+
+def test_the_text_names_what_is_missing(tmp_path):
+    results = [result("kd", 0, 0.5), result("other", 0, 0.6, start="another", temperature=None, test_nll_scaled=None)]
+    text = summary(results, settings(tmp_path, "kd", "other")._replace(jobs=2))
+    assert "No intervals: they take two seeds or more." in text
+    assert "No temperature in 2 of 4 evaluations" in text
+    assert "Not the same initial weights: seed 0: kd | other." in text
+    assert "up to 2 runs side by side" in text
+    assert other_starts(results[:1]) == []
+
+
+def test_picture_has_a_point_for_every_difference_and_a_line_where_there_is_an_interval(tmp_path):
+    results = [result(m, s, 0.5 + d * s) for m, d in (("kd", 0), ("ours", 0.01)) for s in range(3)]
+    results.append(result("once", 0, 0.6))
+    figure = plot_differences(results, settings(tmp_path, "kd", "ours", "once"))
+    panel = figure.axes[0]
+    assert len(figure.axes) == len(METRICS)
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["ours", "once"]
+    data = [line.get_xdata() for line in panel.lines[1:] if len(line.get_xdata())]
+    assert [len(x) for x in data] == [2, 1, 2, 1, 1, 1]
+    assert data[1][0] == pytest.approx(1.0)
+
+
+def test_curves_have_a_point_for_every_method_at_its_number_and_an_interval(tmp_path):
+    values = {"kd": (0.5, 0.6), "ours": (0.7, 0.9), "once": (0.8,)}
+    results = [result(m, s, value) for m, found in values.items() for s, value in enumerate(found)]
+    curves = {"strength": {"once": 0.5, "ours": 1.0, "kd": 0}, "share": {"kd": 0, "ours": 1}}
+    figure = plot_curves(results, settings(tmp_path, *values)._replace(curves=curves))
+    assert [panel.get_xlabel() for panel in figure.axes] == ["strength", "strength", "share", "share"]
+    assert "over 2 seeds" in figure.get_suptitle()
+    best, *intervals = figure.axes[0].lines[:3]
+    assert best.get_xdata() == pytest.approx([0, 0.5, 1], abs=0.01), "in the order of the numbers"
+    assert best.get_ydata() == pytest.approx([55, 80, 80])
+    assert len(figure.axes[0].lines) == 2 * 3 + 2, "one seed has no interval; two lines are for the legend"
+    for line, method in zip(intervals, ("kd", "ours"), strict=True):
+        expected = level(results, method, "best", METRICS[0])
+        assert line.get_ydata() == pytest.approx([100 * expected.low, 100 * expected.high])
+    assert figure.axes[3].lines[0].get_ydata() == pytest.approx([0.55, 0.8])
+
+
+def test_steps_are_timed_without_validation_and_the_first_of_a_stretch(monkeypatch):
+    clock = iter([0.0, 3.0, 10.0, 14.0])  # a start and an end for each of two epochs
+    monkeypatch.setattr("ida_lightning.studies.compare.run._now", lambda module: next(clock))
+    timer = StepTimer()
+    for _ in range(2):
+        for _ in range(4):
+            timer.on_train_batch_end(None, None, None, None, 0)
+        timer.on_validation_start(None, None)
+        timer.on_train_epoch_end(None, None)
+    assert timer.stretches == pytest.approx([1.0, 4 / 3])
+    assert timer.seconds_per_batch == pytest.approx(7 / 6)
+    assert StepTimer().seconds_per_batch is None
