@@ -14,6 +14,7 @@ LAYERS = [
     {"isotonic", "mixing", "losses", "supervision"},
     {"metrics", "models", "plots", "adapters", "revision_selection", "augment"},
     {"lightning_internals"},
+    {"data_facts"},
     {"data", "modules"},
     {"methods"},
     {"callbacks"},

@@ -19,6 +19,7 @@ from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.loading import EpochSampler, ResumableLoader
 from ida_lightning.errors import InputError
 from ida_lightning.label_mix import LabelMix
+from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, to_precision
 from ida_lightning.mixing import MixedBatch, Mixing, MixPlan, mix_images, mix_labels
 
 
@@ -169,16 +170,13 @@ class MixingDataModule(L.LightningDataModule):
         else:
             batch = self.mix(batch, self.batch_generator(*self._position(), trainer.global_rank))
         # Lightning converts what the loader yields, and that was uint8; the label weights stay in float32.
-        return batch if trainer is None else batch._replace(inputs=trainer.precision_plugin.convert_input(batch.inputs))
+        return batch if trainer is None else batch._replace(inputs=to_precision(trainer, batch.inputs))
 
     def _position(self) -> tuple[int, int]:
-        """The present epoch, and how many training batches of it this process has had."""
+        """Return the epoch in progress, and how many training batches of it this process has begun."""
         if self.trainer is None:
             return 0, 0
-        loop = self.trainer.fit_loop
-        # As Lightning tells samplers.
-        epoch: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        return epoch, loop.epoch_loop.batch_progress.current.ready
+        return epoch_in_progress(self.trainer), batches_begun(self.trainer)
 
     def batch_generator(self, epoch: int, batch: int, rank: int = 0) -> np.random.Generator:
         """The source of all randomness of one training batch."""

@@ -1,9 +1,9 @@
-"""A teacher that training cannot touch."""
+"""A teacher that training cannot change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from ida_lightning.errors import InputError
 from ida_lightning.models import ImageInput, build_model, fingerprint, load_weights, pretrained_input, put_weights
-
-Precision = Literal["32", "bf16", "16"]
+from ida_lightning.modules.options import Teacher
 
 
 class FrozenTeacher:
@@ -24,13 +23,10 @@ class FrozenTeacher:
     put in train mode by ``module.train()``. The module that holds it moves it along with :meth:`move`.
 
     Args:
-        teacher: a timm name, or a module.
+        options: which network, with which weights and precision.
         num_classes: width its output must have.
         in_channels: channels of the images it will see.
         image_size: pixels of the images it will see.
-        checkpoint: its weights; None if ``teacher`` has them already.
-        args: further arguments of :func:`ida_lightning.models.build_model`.
-        precision: ``"32"``, ``"bf16"`` or ``"16"`` for its forward pass; None is that of the Trainer.
         compile_args: of ``torch.compile``; None for eager.
 
     Attributes:
@@ -40,28 +36,25 @@ class FrozenTeacher:
 
     def __init__(
         self,
-        teacher: str | nn.Module,
+        options: Teacher,
         num_classes: int,
         in_channels: int,
         image_size: int,
-        checkpoint: str | None,
-        args: dict[str, Any],
-        precision: Precision | None = None,
         compile_args: dict[str, Any] | None = None,
     ) -> None:
-        self.source = teacher
+        self.source = options.network
         self.num_classes = num_classes
         self.input_shape = (in_channels, image_size, image_size)
-        self.checkpoint = checkpoint
-        self.args = args
-        self.precision = precision
+        self.checkpoint = options.checkpoint
+        self.args = options.args or {}
+        self.precision = options.precision
         self.compile_args = compile_args
         self.network: nn.Module | None = None
         self.fingerprint: str | None = None
         self._adapt: tuple[Tensor, Tensor, int] | None = None  # factor, shift, size
 
     def prepare(self, class_names: list[str] | None, image_input: ImageInput | None = None) -> None:
-        """Build it, load its weights, freeze it, and try it on a blank image.
+        """Build the network, load its weights, freeze it, and try it on a blank image.
 
         Args:
             class_names: what the student's outputs stand for, if known; compared with what the weight file says.
