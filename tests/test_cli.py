@@ -68,7 +68,7 @@ def test_printed_config_gives_itself_again(capsys):
     first = printed(CONFIGS / "digits" / "ida_cutmix.yaml")
     Path("again.yaml").write_text(first)
     assert printed("again.yaml") == first
-    assert yaml.safe_load(first)["model"]["init_args"]["temperature"] == 4.5
+    assert yaml.safe_load(first)["model"]["init_args"]["loss"]["temperature"] == 4.5
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # the second run's

@@ -36,8 +36,7 @@ class ClassificationModule(ClassifierBase):
         model_args: further arguments of :func:`ida_lightning.models.build_model`, such as ``stem: small``.
         optimizer: from parameters to optimiser.
         optimisation: schedule, learning rate and compilation.
-        fields: ``lr_scheduler``, ``lr_reference_batch`` and ``compile_args``: short for the fields of
-            ``optimisation``, before which they go.
+        fields: ``lr_scheduler``, ``lr_reference_batch`` and ``compile_args``: single fields of ``optimisation``.
 
     Raises:
         InputError: for a network that cannot be built.

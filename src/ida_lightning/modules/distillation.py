@@ -68,11 +68,12 @@ class DistillationModule(ClassifierBase):
         fields: single fields of ``teacher`` (``teacher_checkpoint``, ``teacher_args``, ``teacher_precision``,
             ``allow_other_teacher``), ``student`` (``student_args``), ``loss`` (``temperature``, ``soft_weight``,
             ``hard_weight``, ``nonfinite``) and ``optimisation`` (``lr_scheduler``, ``lr_reference_batch``,
-            ``compile_args``) by short names. They go before what the groups say.
+            ``compile_args``) by short names.
 
     Raises:
-        InputError: for values out of range, networks that cannot be built, and, when fitting starts, for a
-            teacher that is missing, damaged, untrained or made for other classes.
+        InputError: for values out of range, a field with different values by its short name and in its group, networks
+            that cannot be built, and, when fitting starts, for a teacher that is missing, damaged, untrained or made
+            for other classes.
 
     Example:
         >>> module = DistillationModule(nn.Flatten(), "test_resnet", num_classes=10, in_channels=1, temperature=4.0)

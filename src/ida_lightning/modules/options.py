@@ -216,12 +216,19 @@ def merge_fields(argument: str, group: _Group, fields: Mapping[str, Any]) -> _Gr
         group: as it was given, or its default.
         fields: values by short name, of any group; those of other groups are passed over.
 
+    Raises:
+        InputError: for a field that has one value by its short name and another one, not its default, in the group.
+
     Example:
         >>> merge_fields("loss", Loss(soft_weight=1.0), {"temperature": 2.0, "student_args": {}})
         Loss(temperature=2.0, soft_weight=1.0, hard_weight=0.05, nonfinite='raise')
     """
-    owners = {name: SHORT_NAMES[name] for name in fields}
-    return replace(group, **{field: fields[name] for name, (owner, field) in owners.items() if owner == argument})
+    named = {name: field for name, (owner, field) in SHORT_NAMES.items() if owner == argument and name in fields}
+    for name, field in named.items():
+        grouped = vars(group)[field]
+        if grouped not in (vars(type(group))[field], fields[name]):  # a class attribute is a field's default
+            raise InputError(f"{name}: expected one value, got {fields[name]!r} and, in {argument}, {grouped!r}")
+    return replace(group, **{field: fields[name] for name, field in named.items()})
 
 
 def plain_fields(**groups: Teacher | Student | Loss | Optimisation) -> dict[str, Any]:
