@@ -140,7 +140,7 @@ class DistillationModule(ClassifierBase):
         return self.student
 
     def setup(self, stage: str) -> None:
-        """Build the teacher when fitting starts."""
+        """Compile the student and build the teacher when fitting starts."""
         super().setup(stage)
         if stage != "fit":
             return
@@ -264,12 +264,12 @@ class DistillationModule(ClassifierBase):
         return float(accuracy.compute()), float(nll.compute())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write which teacher this student has, not the teacher."""
+        """Write the teacher's fingerprint, not the teacher."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["teacher_fingerprint"] = self.teacher.fingerprint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another teacher."""
+        """Refuse to resume with another teacher."""
         before, now = checkpoint.get("teacher_fingerprint"), self.teacher.fingerprint
         if before is None or now is None or before == now or self.allow_other_teacher:
             return
