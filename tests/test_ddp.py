@@ -20,7 +20,7 @@ from ida_lightning.data.loading import EpochSampler
 from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.metrics import violated_rows
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from ida_lightning.modules.base import rows_that_count
+from ida_lightning.modules.evaluation import rows_that_count
 from tests.conftest import BlobsDataModule, TinyNet, trainer
 
 pytestmark = [

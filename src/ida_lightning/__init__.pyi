@@ -56,10 +56,15 @@ from .mixing import mix_labels as mix_labels
 from .models import build_model as build_model
 from .models import load_weights as load_weights
 from .models import put_weights as put_weights
-from .modules import ClassificationModule as ClassificationModule
-from .modules import DistillationModule as DistillationModule
-from .modules import SupervisionHooks as SupervisionHooks
-from .picking import label_by_teacher as label_by_teacher
+from .modules import (
+    ClassificationModule as ClassificationModule,
+    DistillationModule as DistillationModule,
+    Loss as Loss,
+    Optimisation as Optimisation,
+    Student as Student,
+    SupervisionHooks as SupervisionHooks,
+    Teacher as Teacher,
+)from .picking import label_by_teacher as label_by_teacher
 from .picking import pick_rows as pick_rows
 from .picking import score_pool as score_pool
 from .picking import split_pool as split_pool

@@ -216,9 +216,8 @@ def test_images_of_another_pipeline_are_stretched_and_classes_numbered(tmp_path)
 
 def test_a_batch_that_lost_all_rows_is_passed_over_and_clean_rows_come_last():
     module, callback, logger = DistillationModule(TinyNet(), TinyNet(), 4, 1, 8), PanelCallback(), FakeTensorBoard()
-    run = SimpleNamespace(
-        is_global_zero=True, loggers=[logger], fast_dev_run=0, current_epoch=0, global_step=3, callbacks=[]
-    )
+    state = {"fast_dev_run": 0, "current_epoch": 0, "global_step": 3, "datamodule": None, "callbacks": []}
+    run = SimpleNamespace(is_global_zero=True, loggers=[logger], **state)
     callback.setup(run, module, "fit")
     callback.on_train_batch_start(run, module, None, 0)
     ones, mix = torch.ones(4), LabelMix.unmixed(torch.arange(4))

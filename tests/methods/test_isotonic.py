@@ -61,6 +61,8 @@ def corrected_by(callback, logits, mix, index=None):
 class OneProcess:
     """Stands for a Trainer where there is nothing to sum up."""
 
+    barebones = False
+
     class strategy:
         @staticmethod
         def reduce(sums, reduce_op):

@@ -4,7 +4,7 @@ from ida_lightning.methods.added_term import AddedTermCallback
 from ida_lightning.methods.authors_isotonic import AuthorsIsotonicCallback
 from ida_lightning.methods.base import LossMethod, Method, SupervisionMethod
 from ida_lightning.methods.cutmix_pick import CutMixPickCallback
-from ida_lightning.methods.data_selection import DataSelectionCallback
+from ida_lightning.methods.data_selection import DataSelectionCallback, Influence
 from ida_lightning.methods.isotonic import IsotonicSoftLabelCallback
 from ida_lightning.methods.label_revision import LabelRevisionCallback
 from ida_lightning.methods.order_penalty import OrderPenaltyCallback
@@ -17,6 +17,7 @@ __all__ = [
     "AuthorsIsotonicCallback",
     "CutMixPickCallback",
     "DataSelectionCallback",
+    "Influence",
     "IsotonicSoftLabelCallback",
     "LabelRevisionCallback",
     "LossMethod",

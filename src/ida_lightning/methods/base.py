@@ -100,12 +100,12 @@ class Method(L.Callback, ABC):
         **kwargs: Any,
     ) -> None:
         """Call a registration of ``module``; what was registered is removed when the fit ends, however it does."""
-        register: Callable[..., RemovableHandle] | None = getattr(module, registration, None)
-        if register is None:
+        if not hasattr(module, registration):
             raise InputError(
                 f"{self}: expected a module with {registration}, such as DistillationModule, got "
                 f"{type(module).__name__}"
             )
+        register: Callable[..., RemovableHandle] = getattr(module, registration)
         self._handles.append(register(*args, **kwargs))
 
     def register_forward_hook(self, part: nn.Module, hook: Callable[..., Any]) -> None:
@@ -145,7 +145,7 @@ class Method(L.Callback, ABC):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the means over the epoch's rows."""
         means = {f"train/{self.log_prefix}{name}": value for name, value in self._means.pop(trainer).items()}
-        if means:
+        if means and not (trainer is not None and trainer.barebones):
             pl_module.log_dict(means, sync_dist=True)  # equal everywhere already; Lightning wants to hear it
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -10,7 +10,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError, one_of, positive_share
+from ida_lightning.lightning_internals import forward_precision
 from ida_lightning.methods.base import SupervisionMethod
 from ida_lightning.models import eval_mode
 from ida_lightning.picking import ASKS_STUDENT, Criterion, keep_rows, pick, score_pool, split_pool
@@ -75,13 +77,12 @@ class CutMixPickCallback(SupervisionMethod):
 
         def student_logits(inputs: Tensor) -> Tensor:
             # Hooks run outside autocast; the student is to be scored in the precision in which it is trained.
-            precision = getattr(trainer, "precision_plugin", None)
-            with eval_mode(module), nullcontext() if precision is None else precision.forward_context():
+            with eval_mode(module), nullcontext() if trainer is None else forward_precision(trainer):
                 logits: Tensor = module(inputs)
             return logits
 
         self._score_by_student = student_logits
-        self._has_pool = bool(getattr(getattr(trainer, "datamodule", None), "pool", 0))
+        self._has_pool = bool(facts_of(trainer).pool)
         self._clean.clear()
         super().register(trainer, module)
 

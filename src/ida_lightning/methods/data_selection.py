@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -11,12 +10,13 @@ from typing import Any, Literal, get_args
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError, at_least, one_of, positive, share
+from ida_lightning.lightning_internals import attached_datamodule, forward_precision, to_precision, with_progress_bar
 from ida_lightning.methods.base import SupervisionMethod
 from ida_lightning.models import fingerprint
 from ida_lightning.modules import DistillationModule
@@ -141,10 +141,11 @@ class DataSelectionCallback(SupervisionMethod):
             return
         self._trusted = self._chosen_for = None
         if not isinstance(pl_module, DistillationModule):
-            raise InputError(f"DataSelectionCallback: expected a DistillationModule, got {type(pl_module).__name__}")
-        data: Any = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "splits") or not hasattr(data, "normalise"):
-            raise InputError(f"DataSelectionCallback: expected a MixingDataModule, got {type(data).__name__}")
+            raise InputError(f"{self}: expected a DistillationModule, got {type(pl_module).__name__}")
+        facts = facts_of(trainer)
+        if facts.splits is None or facts.normalise is None:
+            data = attached_datamodule(trainer)
+            raise InputError(f"{self}: expected a MixingDataModule, got {type(data).__name__}")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose, also where a run goes on in the middle of an epoch."""
@@ -159,12 +160,12 @@ class DataSelectionCallback(SupervisionMethod):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self._trusted is not None:
             chosen = {"trusted": self._trusted.cpu(), "epoch": self._chosen_for, "score": self.score}
-            checkpoint["DataSelectionCallback_chosen"] = {**chosen, "fraction": self.fraction}
+            checkpoint[f"{self.name}_chosen"] = {**chosen, "fraction": self.fraction}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the choice, if it is one of the kind asked for."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        chosen = checkpoint.get("DataSelectionCallback_chosen", {})
+        chosen = checkpoint.get(f"{self.name}_chosen", {})
         if (chosen.get("score"), chosen.get("fraction")) == (self.score, self.fraction):
             self._trusted = chosen["trusted"].to(trainer.strategy.root_device)
             self._chosen_for = chosen["epoch"]
@@ -244,12 +245,6 @@ class DataSelectionCallback(SupervisionMethod):
         dtype = torch.float32 if device.type == "mps" else torch.float64
         network = self._network(module) if self.score == "influence" else None
         head = None if network is None else classifier_head(network, module.num_classes)
-        bar: Any = trainer.progress_bar_callback
-        quiet = bar is None or not getattr(bar, "is_enabled", True)
-
-        def progress(batches: Iterable[Any], split: str) -> Iterable[Any]:
-            shown: Iterable[Any] = Tqdm(batches, f"Scoring ({split})", unit="batch", disable=quiet, file=sys.stderr)
-            return shown
 
         def batches_of(split: str, rows: Sequence[int] | None) -> Iterator[HeadBatch]:
             loader: DataLoader[Any] = DataLoader(
@@ -264,11 +259,11 @@ class DataSelectionCallback(SupervisionMethod):
                 given: list[Tensor] = []
                 if network is not None and head is not None:
                     given = stack.enter_context(capture_head_input(network, head))
-                for fetched in progress(loader, split):
+                for fetched in with_progress_bar(trainer, loader, f"Scoring ({split})"):
                     batch = data.transfer_batch_to_device(fetched, device, 0)
-                    images = trainer.precision_plugin.convert_input(data.normalise(batch.inputs))
+                    images = to_precision(trainer, data.normalise(batch.inputs))
                     given.clear()
-                    with trainer.precision_plugin.forward_context():
+                    with forward_precision(trainer):
                         teacher_logits = module.teacher(images)
                         other = self.influence.network == "student" and network is not None
                         logits = module.student(images).float() if other else teacher_logits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lightning as L
 
+from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError
 from ida_lightning.methods.base import SupervisionMethod
 from ida_lightning.picking import label_by_teacher
@@ -49,7 +50,7 @@ class TeacherLabelCallback(SupervisionMethod):
     def register(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Register the transform with a module whose batches have clean rows."""
         # A row that chance mixed with itself would be all the clean rows there are, and weigh as much as a batch.
-        if getattr(getattr(trainer, "datamodule", None), "pool", None) == 0:
+        if facts_of(trainer).pool == 0:
             raise InputError(f"{self}: expected clean rows beside the mixed ones, data.pool: 1 or more, got 0")
         super().register(trainer, module)
 

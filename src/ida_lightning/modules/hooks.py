@@ -153,7 +153,8 @@ class SupervisionHooks(L.LightningModule):
                 network = callback.build_network(self) if isinstance(callback, BringsNetwork) else None
                 if network is not None:
                     self.method_networks[callback.name] = network
-        return []
+        inherited = super().configure_callbacks()
+        return [inherited] if isinstance(inherited, L.Callback) else list(inherited)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out networks of methods that this run does not have: a student is tested without its projector."""

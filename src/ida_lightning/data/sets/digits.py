@@ -43,10 +43,10 @@ class DigitsDataModule(MixingDataModule):
     std = (0.324,)
 
     def __init__(self, image_size: int = 32, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
         if image_size < 8:
             raise InputError(f"image_size: expected at least the 8 pixels of the scans, got {image_size}")
         self.image_size = image_size
+        super().__init__(**kwargs)
 
     def load(self) -> dict[str, InMemoryImages]:
         """Read the digits out of the scikit-learn wheel."""

@@ -61,20 +61,20 @@ class ImageFolderDataModule(MixingDataModule):
         num_workers: int = 8,
         **kwargs: Any,
     ) -> None:
-        super().__init__(augmentation=augmentation, num_workers=num_workers, **kwargs)
         if image_size < 1:
             raise InputError(f"image_size: expected at least 1, got {image_size}")
+        self.image_size = image_size
+        self.mean = mean
+        self.std = std
+        super().__init__(augmentation=augmentation, num_workers=num_workers, **kwargs)
         for name, share in (("val_share", val_share), ("min_scale", min_scale)):
             if not 0 < share < 1:
                 raise InputError(f"{name}: expected a share between 0 and 1, got {share}")
         self.root = Path(root)
-        self.image_size = image_size
         self.train_folder = train_folder
         self.test_folder = test_folder
         self.val_share = val_share
         self.min_scale = min_scale
-        self.mean = mean
-        self.std = std
 
     @property
     def class_names(self) -> list[str]:  # type: ignore[override]
