@@ -4,6 +4,9 @@ import csv
 
 import pytest
 import torch
+
+pytest.importorskip("timm.task", reason="timm before 1.0.24 has no distillation task to compare with")
+
 from benchmarks import step
 
 from ida_lightning.modules import DistillationModule
