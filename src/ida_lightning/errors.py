@@ -76,6 +76,11 @@ def inner_share(name: str, value: float) -> float:
     return _number(name, value, "a number between 0 and 1", lambda number: 0 < number < 1)
 
 
+def positive_share(name: str, value: float) -> float:
+    """Return ``value``, which must be a number above 0 and up to 1."""
+    return _number(name, value, "a number above 0 and up to 1", lambda number: 0 < number <= 1)
+
+
 def _number(name: str, value: Any, expected: str, fits: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not fits(value):
         raise InputError(f"{name}: expected {expected}, got {value if isinstance(value, Real) else repr(value)}")

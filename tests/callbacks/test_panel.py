@@ -216,12 +216,14 @@ def test_images_of_another_pipeline_are_stretched_and_classes_numbered(tmp_path)
 
 def test_a_batch_that_lost_all_rows_is_passed_over_and_clean_rows_come_last():
     module, callback, logger = DistillationModule(TinyNet(), TinyNet(), 4, 1, 8), PanelCallback(), FakeTensorBoard()
-    run = SimpleNamespace(is_global_zero=True, loggers=[logger], fast_dev_run=0, current_epoch=0, global_step=3)
+    run = SimpleNamespace(
+        is_global_zero=True, loggers=[logger], fast_dev_run=0, current_epoch=0, global_step=3, callbacks=[]
+    )
     callback.setup(run, module, "fit")
     callback.on_train_batch_start(run, module, None, 0)
     ones, mix = torch.ones(4), LabelMix.unmixed(torch.arange(4))
     teaching = Supervision(torch.rand(4, 1, 8, 8), mix, ones, torch.eye(4), torch.eye(4), ones, ones, 1.0)
-    (hook,) = module._supervision_hooks.values()
+    ((hook, _),) = module._supervision_hooks.values()
     for rows, drawn in ((0, 0), (2, 1), (4, 1)):
         hook(teaching.select(torch.arange(rows)))
         assert len(logger.figures) == drawn
@@ -252,7 +254,7 @@ def test_no_other_batch_waits_for_the_accelerator(device):
     ones, mix = torch.ones(4, device=device), LabelMix.unmixed(torch.arange(4, device=device))
     logits = torch.rand(4, 4, device=device)
     teaching = Supervision(torch.rand(4, 1, 8, 8, device=device), mix, ones, logits, logits, ones, ones, 1.0)
-    (hook,) = module._supervision_hooks.values()
+    ((hook, _),) = module._supervision_hooks.values()
     with never_waiting(device):
         assert hook(teaching) is teaching
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from ida_lightning import InputError, LabelMix, Mixing, isotonic_soft_labels, moved_mass
 from ida_lightning.methods import CutMixPickCallback, IsotonicSoftLabelCallback, TeacherLabelCallback
-from ida_lightning.methods.cutmix_pick import pick
 from ida_lightning.metrics import prediction_entropy
 from ida_lightning.modules import ClassificationModule, DistillationModule
+from ida_lightning.picking import pick
 from tests.conftest import DEVICES, BlobsDataModule, TinyNet, never_waiting, trainer
 from tests.methods.test_teacher_labels import HARD, SOFT, T, Taught, mean, soft_and_hard
 
@@ -153,7 +153,7 @@ def test_divergence_is_from_the_soft_label_as_the_hooks_before_left_it():
     class Tilt(IsotonicSoftLabelCallback):
         """Far from what the teacher says in every other row."""
 
-        def _teach(self, supervision):
+        def transform(self, supervision):
             even = (torch.arange(len(supervision.inputs)) % 2 == 0)[:, None]
             return supervision._replace(soft_labels=torch.where(even, tilted, supervision.soft_labels))
 

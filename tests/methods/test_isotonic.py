@@ -15,7 +15,7 @@ from ida_lightning import (
     moved_mass,
     violated_rows,
 )
-from ida_lightning.methods import IsotonicSoftLabelCallback
+from ida_lightning.methods import AddedTermCallback, IsotonicSoftLabelCallback
 from ida_lightning.modules import ClassificationModule, DistillationModule
 from tests.conftest import DEVICES, TinyNet, never_waiting, trainer
 
@@ -166,12 +166,10 @@ def test_rows_without_a_position_are_drawn_by_their_place():
     assert torch.equal(unknown, known)
 
 
-@pytest.mark.parametrize("same_class", ["one", "arbitrary"])
-def test_rows_left_out_of_the_share_are_as_rows_in_order_where_a_term_is_added(same_class):
+def test_rows_outside_the_share_keep_the_label_in_an_added_term():
     logits, mix = rows()
-    options = {"role": "add", "same_class": same_class}
-    full, _ = corrected_by(IsotonicSoftLabelCallback(**options), logits, mix)
-    found, _ = corrected_by(IsotonicSoftLabelCallback(**options, share=0.5), logits, mix)
+    full, _ = corrected_by(AddedTermCallback(IsotonicSoftLabelCallback()), logits, mix)
+    found, _ = corrected_by(AddedTermCallback(IsotonicSoftLabelCallback(share=0.5)), logits, mix)
     before = (logits / T).softmax(1)
     kept = (found == before).all(1)
     assert (kept & (full != before).any(1)).any()
@@ -244,8 +242,7 @@ def test_a_module_without_the_hook_is_refused(tmp_path, blobs):
         ({"space": "softend"}, "space: expected one of softened, probabilities, logits, got 'softend'"),
         ({"strength": 1.5}, "strength: expected a number from 0 to 1, got 1.5"),
         ({"share": -0.5}, "share: expected a number from 0 to 1, got -0.5"),
-        ({"share": 0.5, "role": "add", "student_softmax": "twice"}, "share: expected 1 with student_softmax twice"),
-        ({"share": 0.5, "compat": "authors"}, "compat: expected nothing but solver beside authors"),
+        ({"name": "a.b"}, "name: expected letters, digits, _ and -, got 'a.b'"),
     ],
 )
 def test_values_out_of_range_are_named(options, message):

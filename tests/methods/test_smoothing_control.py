@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ida_lightning import InputError, moved_mass, violated_rows
-from ida_lightning.methods import IsotonicSoftLabelCallback, SmoothingControlCallback
+from ida_lightning.methods import AddedTermCallback, IsotonicSoftLabelCallback, SmoothingControlCallback
 from tests.methods.test_isotonic import Recorder, corrected_by, rows
 from tests.methods.test_roles import Step
 
@@ -45,8 +45,8 @@ def test_no_row_goes_beyond_its_hard_label_and_the_log_says_so(monkeypatch):
 
 
 def test_added_terms_have_the_weights_of_the_correction():
-    options = {"space": "logits", "role": "add", "added_weight": 3.0}
-    correction, control = (Step(kind(**options)) for kind in (IsotonicSoftLabelCallback, SmoothingControlCallback))
+    kinds = (IsotonicSoftLabelCallback, SmoothingControlCallback)
+    correction, control = (Step(AddedTermCallback(kind(space="logits"), weight=3.0)) for kind in kinds)
     assert torch.equal(correction.supervision.soft_weight, control.supervision.soft_weight)
     moved = [moved_mass(step.raw, step.supervision.soft_labels) for step in (correction, control)]
     torch.testing.assert_close(*moved, rtol=1e-4, atol=1e-6)
@@ -55,8 +55,8 @@ def test_added_terms_have_the_weights_of_the_correction():
 def test_arguments_are_those_of_the_correction_that_apply():
     with pytest.raises(InputError, match="space: expected one of softened, probabilities, logits, got 'odds'"):
         SmoothingControlCallback(space="odds")
-    with pytest.raises(TypeError, match="compat"):
-        SmoothingControlCallback(compat="authors")
+    with pytest.raises(TypeError, match="share"):
+        SmoothingControlCallback(share=0.5)
     module = Recorder()
     callback = SmoothingControlCallback()
     callback.setup(None, module, "fit")

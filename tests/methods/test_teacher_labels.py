@@ -111,4 +111,4 @@ def test_batches_without_clean_rows_and_modules_without_hooks_are_refused(tmp_pa
         TeacherLabelCallback().setup(None, ClassificationModule(TinyNet(), 4, 1, 8), "fit")
     taught = Taught()
     with pytest.raises(InputError, match="expected a supervision that says which rows were mixed, got none"):
-        TeacherLabelCallback()._weigh(taught.supervision._replace(mixed=None))
+        TeacherLabelCallback().transform(taught.supervision._replace(mixed=None))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
-from ida_lightning.methods.base import JoiningCallback
+from ida_lightning.methods.base import Method
 from ida_lightning.plots import plot_corrections
 from ida_lightning.supervision import Supervision
 
@@ -21,7 +21,7 @@ _OTHERS = 3
 _NAME = "train/panel"
 
 
-class PanelCallback(JoiningCallback):
+class PanelCallback(Method):
     """Shows mixed training images with their hard label, the teacher's soft label and the one that is taught.
 
     It looks at the first mixed rows of an epoch's first batch as they pass by: no further forward pass, no random draw,
@@ -55,7 +55,8 @@ class PanelCallback(JoiningCallback):
         self.rows = rows
         self._due = False
 
-    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def register(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Register a hook that draws the panel where one is due."""
         self._due = False
 
         def hook(supervision: Supervision) -> Supervision:
@@ -64,7 +65,7 @@ class PanelCallback(JoiningCallback):
                 self._show(trainer, supervision)
             return supervision
 
-        self._register(module, "register_supervision_hook", hook)
+        self.register_with(module, "register_supervision_hook", hook)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -1,5 +1,8 @@
 """Methods: callbacks that change what the student is taught, or add a term to its loss."""
 
+from ida_lightning.methods.added_term import AddedTermCallback
+from ida_lightning.methods.authors_isotonic import AuthorsIsotonicCallback
+from ida_lightning.methods.base import LossMethod, Method, SupervisionMethod
 from ida_lightning.methods.cutmix_pick import CutMixPickCallback
 from ida_lightning.methods.data_selection import DataSelectionCallback
 from ida_lightning.methods.isotonic import IsotonicSoftLabelCallback
@@ -10,12 +13,17 @@ from ida_lightning.methods.smoothing_control import SmoothingControlCallback
 from ida_lightning.methods.teacher_labels import TeacherLabelCallback
 
 __all__ = [
+    "AddedTermCallback",
+    "AuthorsIsotonicCallback",
     "CutMixPickCallback",
     "DataSelectionCallback",
     "IsotonicSoftLabelCallback",
     "LabelRevisionCallback",
+    "LossMethod",
+    "Method",
     "OrderPenaltyCallback",
     "RevisionLossCallback",
     "SmoothingControlCallback",
+    "SupervisionMethod",
     "TeacherLabelCallback",
 ]

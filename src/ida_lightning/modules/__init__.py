@@ -2,5 +2,6 @@
 
 from ida_lightning.modules.classification import ClassificationModule
 from ida_lightning.modules.distillation import DistillationModule
+from ida_lightning.modules.hooks import SupervisionHooks
 
-__all__ = ["ClassificationModule", "DistillationModule"]
+__all__ = ["ClassificationModule", "DistillationModule", "SupervisionHooks"]

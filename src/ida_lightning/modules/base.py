@@ -160,9 +160,13 @@ class ClassifierBase(L.LightningModule):
         bar = self.trainer.progress_bar_callback
         return logged or self.trainer.is_last_batch or (bar is not None and getattr(bar, "is_enabled", True))
 
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return what the optimiser trains."""
+        return list(self.network.parameters())
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser of the trained network; by default warm-up and cosine to zero over the whole run."""
-        optimizer = self._make_optimizer(self.network.parameters())
+        optimizer = self._make_optimizer(self.trained_parameters())
         for group in optimizer.param_groups:
             group["lr"] *= self._lr_factor()
         if self._make_scheduler is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import islice
@@ -11,7 +10,6 @@ from typing import Any, Literal, get_args
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.errors import InputError
@@ -20,13 +18,12 @@ from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import build_model
 from ida_lightning.modules.base import ClassifierBase, LRSchedulerCallable, OptimizerCallable, rows_that_count, update
 from ida_lightning.modules.guards import FiniteRows
+from ida_lightning.modules.hooks import SupervisionHooks
 from ida_lightning.modules.teacher import FrozenTeacher, Precision
-from ida_lightning.supervision import Supervision, SupervisionHook
-
-LossTerm = Callable[[Tensor, Supervision], Tensor]
+from ida_lightning.supervision import Supervision
 
 
-class DistillationModule(ClassifierBase):
+class DistillationModule(SupervisionHooks, ClassifierBase):
     """Teaches a student with the soft labels of a frozen teacher on (mixed) images.
 
     One step: the teacher looks at the batch, its logits become a :class:`Supervision`, the registered hooks
@@ -130,8 +127,6 @@ class DistillationModule(ClassifierBase):
             teacher_precision,
             compile_args,
         )
-        self._supervision_hooks: OrderedDict[int, SupervisionHook] = OrderedDict()
-        self._loss_terms: OrderedDict[int, tuple[str, LossTerm, str | None]] = OrderedDict()
         self._pay = _pay
 
     @property
@@ -148,47 +143,9 @@ class DistillationModule(ClassifierBase):
         if self.compile_args is not None:
             self._pay = torch.compile(_pay, **self.compile_args)
 
-    def register_supervision_hook(self, hook: SupervisionHook) -> RemovableHandle:
-        """Let ``hook`` change what the student is taught, on every training batch.
-
-        Hooks run in the order of registration, without gradient and outside autocast.
-
-        Args:
-            hook: ``Supervision -> Supervision``. It may select rows, replace soft labels and change weights.
-
-        Returns:
-            A handle; ``handle.remove()`` takes the hook out again.
-
-        Example:
-            >>> module = DistillationModule(nn.Flatten(), "test_resnet", num_classes=10, in_channels=1)
-            >>> handle = module.register_supervision_hook(lambda supervision: supervision)
-            >>> handle.remove()
-        """
-        handle = RemovableHandle(self._supervision_hooks)
-        self._supervision_hooks[handle.id] = hook
-        return handle
-
-    def register_loss_term(self, name: str, term: LossTerm, replaces: str | None = None) -> RemovableHandle:
-        """Let the student pay for something more, on every training batch.
-
-        Args:
-            name: under which the term is logged, after ``train/``.
-            term: ``(student_logits, supervision) -> (batch,)``, one loss per row; its mean is added to the loss.
-            replaces: ``kd_loss`` or ``hard_loss``: that part is not paid while this term is there.
-
-        Returns:
-            A handle; ``handle.remove()`` takes the term out again.
-
-        Raises:
-            InputError: if there is a term of that name, or one that replaces the same part.
-        """
-        if name in ("loss", "kd_loss", "hard_loss", *(other for other, _, _ in self._loss_terms.values())):
-            raise InputError(f"name: expected one that no other part of the loss has, got {name!r}")
-        if replaces not in {None, "kd_loss", "hard_loss"} - {other for *_, other in self._loss_terms.values() if other}:
-            raise InputError(f"replaces: expected kd_loss or hard_loss, not replaced yet, got {replaces!r}")
-        handle = RemovableHandle(self._loss_terms)
-        self._loss_terms[handle.id] = name, term, replaces
-        return handle
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return the student's parameters and those that methods bring."""
+        return [*super().trained_parameters(), *self.method_networks.parameters()]
 
     def supervise(self, batch: MixedBatch) -> Supervision:
         """What the student is taught on ``batch``: the teacher's answer after all hooks."""
@@ -208,9 +165,7 @@ class DistillationModule(ClassifierBase):
                 self.temperature,
                 batch.mixed(),
             )
-            for hook in tuple(self._supervision_hooks.values()):
-                supervision = hook(supervision)
-        return supervision
+        return self.apply_supervision_hooks(supervision)
 
     def training_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """One batch: supervise, look, pay."""
@@ -229,11 +184,9 @@ class DistillationModule(ClassifierBase):
         """The named parts whose sum is the loss; each the mean over rows, weights included."""
         kd_loss, hard_loss = self._pay(student_logits, supervision)
         parts = {"kd_loss": kd_loss, "hard_loss": hard_loss}
-        for name, term, replaces in self._loss_terms.values():
-            parts[name] = term(student_logits, supervision).mean()
-            if replaces is not None:
-                del parts[replaces]
-        return parts
+        for name in self.replaced_parts():
+            del parts[name]
+        return parts | self.loss_terms(student_logits, supervision)
 
     def on_train_start(self) -> None:
         """Report how good the teacher is on the validation images."""
@@ -274,6 +227,7 @@ class DistillationModule(ClassifierBase):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with another teacher."""
+        super().on_load_checkpoint(checkpoint)
         before, now = checkpoint.get("teacher_fingerprint"), self.teacher.fingerprint
         if before is None or now is None or before == now or self.allow_other_teacher:
             return
@@ -286,10 +240,6 @@ class DistillationModule(ClassifierBase):
         self.teacher.move(fn)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies of the module start without hooks and terms: those belong to callbacks of the original's run."""
-        return {**super().__getstate__(), "_supervision_hooks": OrderedDict(), "_loss_terms": OrderedDict()}
 
 
 def _pay(student_logits: Tensor, supervision: Supervision) -> tuple[Tensor, Tensor]:
