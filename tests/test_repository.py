@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 from tools.lower_bounds import at_lower_bound, lower_bounds
 
@@ -44,12 +45,12 @@ def test_every_dependency_has_a_lower_bound_below_its_constraint():
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if not line.startswith("#"):
             name, _, version = line.split(";")[0].strip().partition("==")
-            pinned.setdefault(name.lower().replace("_", "-"), []).append(Version(version))
+            pinned.setdefault(canonicalize_name(name), []).append(Version(version))
     lowest = [Requirement(line) for line in lower_bounds(ROOT / "pyproject.toml", ["dev", "hooks", "notebooks"])]
     assert {"torch", "lightning", "pytest-timeout"} <= {requirement.name for requirement in lowest}
     for requirement in lowest:
         (bound,) = requirement.specifier
-        assert min(pinned[requirement.name]) >= Version(bound.version), requirement.name
+        assert min(pinned[canonicalize_name(requirement.name)]) >= Version(bound.version), requirement.name
 
 
 def test_every_make_target_says_what_it_does():
