@@ -5,12 +5,14 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-# What test-fast runs: the parts of the package that know no Lightning, their docstrings and their tests.
-# tests/test_layers.py holds this list against its own.
-NUMERICS := $(addprefix src/ida_lightning/,errors.py files.py label_mix.py mixing.py adapters.py supervision.py \
+# What test-fast runs: the parts of the package that know no Lightning, their docstrings and their tests (a test holds
+# the list against that of the layers). Left to make test: what takes as long as all the rest together (Triton's
+# interpreter, trees of a hundred thousand nodes), and the public names, some of which are Lightning's.
+NUMERICS := $(addprefix src/ida_lightning/,errors.py files.py label_mix.py mixing.py adapters.py supervision.py picking.py \
   isotonic losses metrics revision_selection augment)
 FAST_TESTS := $(addprefix tests/,test_files.py test_label_mix.py test_mixing.py test_adapters.py test_supervision.py \
   test_layers.py test_repository.py isotonic losses metrics revision_selection augment)
+NOT_FAST := triton or hundred_thousand or public_names
 
 # The lowest versions that pyproject.toml allows, in an environment of their own.
 LOWER_VENV := .venv-lower
@@ -55,7 +57,7 @@ test: check ## lint, type-check and run the suite
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-fast: $(STAMP) ## the tests of the numerics, with Lightning out of reach
-	$(RUN) -m pytest --without-lightning $(FAST_TESTS) $(NUMERICS)
+	$(RUN) -m pytest -n 2 --dist worksteal --without-lightning -k 'not ($(NOT_FAST))' $(FAST_TESTS) $(NUMERICS)
 
 test-slow: $(STAMP) ## the tests marked slow
 	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[notebooks]'

@@ -40,7 +40,7 @@ def test_a_requirement_without_one_lower_bound_is_named(requirement):
         at_lower_bound(requirement)
 
 
-def test_every_dependency_has_a_lower_bound_below_its_constraint():
+def test_dependencies_have_lower_bounds_below_their_constraints():
     pinned = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if not line.startswith("#"):
@@ -104,14 +104,20 @@ def test_citation_names_this_version_and_the_paper():
 
 
 @pytest.mark.parametrize("file", TEST_FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_helpers_come_from_one_place_and_test_names_are_short(file):
+def test_helpers_come_from_one_place(file):
     tree = ast.parse(file.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "tests":
             assert node.module.startswith("tests.helpers"), f"line {node.lineno}: {node.module}"
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            assert file.name.startswith("test_"), f"{node.name} would never run"
-            assert len(node.name) < 60, node.name
+
+
+@pytest.mark.parametrize("file", TEST_FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_names_of_tests_are_short_and_found(file):
+    names = [node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)]
+    tests = [name for name in names if name.startswith("test_")]
+    assert not tests or file.name.startswith("test_"), f"{tests} would never run"
+    assert len(set(tests)) == len(tests)
+    assert not [name for name in tests if len(name) >= 60]
 
 
 def test_without_lightning_an_import_of_it_is_an_error(tmp_path):

@@ -8,7 +8,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from ida_lightning import LabelMix, MixedBatch, Mixing
 from ida_lightning.mixing import mix_images, mix_labels
-from tests.conftest import BlobsDataModule
+from tests.helpers.data import BlobsDataModule
 
 
 def mixed(kind="both", images=2):
@@ -28,7 +28,7 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize("options", [{}, {"kind": "mixup", "images": 3}, {"kind": "mosaic"}])
-def test_every_field_has_the_batch_in_front_and_survives_collating(options):
+def test_every_field_is_batch_first_and_survives_collating(options):
     batch = mixed(**options)
     assert {len(tensor) for tensor in tensors(batch)} == {8}
     images, mix, index, partner = batch
