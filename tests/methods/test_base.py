@@ -265,3 +265,24 @@ def test_copies_of_a_module_have_no_hooks_of_a_fit(tmp_path):
 
     fit(tmp_path, Scale(), Copies())
     assert not copies[0]._supervision_hooks
+
+
+class Saves(Callback):
+    """Every process saves the projector that it has at the end."""
+
+    def __init__(self, folder, method):
+        self.folder, self.method = folder, method
+
+    def on_train_end(self, trainer, pl_module):
+        names = [name for name, _ in trainer.model.named_parameters()]
+        content = {"weights": weights_of(self.method.projector), "names": names}
+        torch.save(content, self.folder / f"projector{trainer.global_rank}.pt")
+
+
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="Lightning refuses to fork once CUDA is initialised")
+def test_two_processes_train_one_network_of_a_method(tmp_path):
+    method = Projected()
+    fit(tmp_path, method, Saves(tmp_path, method), devices=2, strategy="ddp_fork", max_epochs=2)
+    first, second = (torch.load(tmp_path / f"projector{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert torch.equal(first["weights"], second["weights"])
+    assert "module.method_networks.Projected.weight" in first["names"]
