@@ -14,32 +14,13 @@ from safetensors.torch import save_file
 from ida_lightning.__main__ import main
 from ida_lightning.models import build_model
 from ida_lightning.studies.compare.cells import _Resolver
+from tests.helpers.command_line import CONFIGS, QUIET, SHORT, fit, metrics_of
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-SHORT = [
-    "--trainer.max_epochs=1",
-    "--trainer.limit_train_batches=2",
-    "--trainer.limit_val_batches=2",
-    "--trainer.log_every_n_steps=1",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-]
-QUIET = ["--trainer.enable_progress_bar=false"]
 # Two batches make no teacher.
 pytestmark = pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")
 
 
-def fit(config, *more):
-    main(["fit", "--config", str(CONFIGS / f"{config}.yaml"), *SHORT, *more])
-
-
-def metrics_of(run=0):
-    with Path(f"outputs/lightning_logs/version_{run}/metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows if row[name]] for name in rows[0]}
-
-
-def test_student_checkpoint_validates_tests_and_predicts_without_the_teacher():
+def test_student_checkpoint_works_without_the_teacher():
     config = ["--config", str(CONFIGS / "digits" / "ida_cutmix.yaml")]
     fit("digits/teacher")
     fit("digits/ida_cutmix")

@@ -12,7 +12,9 @@ from torch import nn
 
 from ida_lightning import lightning_internals as internals
 from ida_lightning.modules import ClassificationModule
-from tests.conftest import BlobsDataModule, TinyNet, trainer
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 
 class Steps(Callback):

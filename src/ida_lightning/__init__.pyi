@@ -28,6 +28,7 @@ from .methods import AddedTermCallback as AddedTermCallback
 from .methods import AuthorsIsotonicCallback as AuthorsIsotonicCallback
 from .methods import CutMixPickCallback as CutMixPickCallback
 from .methods import DataSelectionCallback as DataSelectionCallback
+from .methods import Influence as Influence
 from .methods import IsotonicSoftLabelCallback as IsotonicSoftLabelCallback
 from .methods import LabelRevisionCallback as LabelRevisionCallback
 from .methods import LossMethod as LossMethod
@@ -58,13 +59,26 @@ from .models import load_weights as load_weights
 from .models import put_weights as put_weights
 from .modules import (
     ClassificationModule as ClassificationModule,
+)
+from .modules import (
     DistillationModule as DistillationModule,
+)
+from .modules import (
     Loss as Loss,
+)
+from .modules import (
     Optimisation as Optimisation,
+)
+from .modules import (
     Student as Student,
+)
+from .modules import (
     SupervisionHooks as SupervisionHooks,
+)
+from .modules import (
     Teacher as Teacher,
-)from .picking import label_by_teacher as label_by_teacher
+)
+from .picking import label_by_teacher as label_by_teacher
 from .picking import pick_rows as pick_rows
 from .picking import score_pool as score_pool
 from .picking import split_pool as split_pool

@@ -8,7 +8,9 @@ from ida_lightning.data import DigitsDataModule, MixingDataModule
 from ida_lightning.data_facts import DataFacts, DescribedData, facts_from, facts_of
 from ida_lightning.models import ImageInput
 from ida_lightning.modules import ClassificationModule
-from tests.conftest import BlobsDataModule, TinyNet, trainer
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 
 def test_a_mixing_data_module_says_everything(blobs):

@@ -16,7 +16,9 @@ from ida_lightning.methods import (
     SupervisionMethod,
 )
 from ida_lightning.modules import DistillationModule
-from tests.conftest import BlobsDataModule, TinyNet, trainer
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:teacher. .* is close to chance"),  # a random teacher is enough here

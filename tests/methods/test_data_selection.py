@@ -26,10 +26,11 @@ from ida_lightning.methods.data_selection import Influence
 from ida_lightning.modules import ClassificationModule, DistillationModule
 from ida_lightning.revision_selection.heads import classifier_head, head_input
 from ida_lightning.revision_selection.selection import data_fingerprint, trusted_rows
-from tests.conftest import BlobsDataModule, TinyNet, trainer
-from tests.methods.test_label_revision import Weights
-from tests.methods.test_roles import Step
-from tests.methods.test_teacher_labels import Taught
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.pools import Taught
+from tests.helpers.steps import Step, Weights
+from tests.helpers.trainers import trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:teacher. .* is close to chance"),  # a random teacher is enough here
@@ -174,7 +175,7 @@ def test_unchosen_rows_are_left_to_the_ground_truth(transfer):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_selection_revision_and_correction_go_together_in_any_order(order):
+def test_selection_revision_correction_combine_in_any_order(order):
     mask = torch.arange(48) % 2 == 0
     systems = [Given(mask, 0.0), LabelRevisionCallback(), RevisionLossCallback("mse"), IsotonicSoftLabelCallback()]
     step = Step(*systems[::order], rows=48)
@@ -209,7 +210,7 @@ def test_the_share_is_exact_and_logged(score, fraction, chosen, tmp_path):
 
 
 @pytest.mark.parametrize("criterion", ["teacher_entropy", "student_entropy"])
-def test_selection_and_revision_go_together_with_picking_in_any_order(criterion):
+def test_selection_revision_picking_combine_in_any_order(criterion):
     mask = torch.arange(ROWS) % 2 == 0
     systems = [Given(mask, 1.0), LabelRevisionCallback(), CutMixPickCallback(criterion)]
     first, *others = [Taught(*order, pool=2).supervision for order in permutations(systems)]
@@ -223,7 +224,7 @@ def test_selection_and_revision_go_together_with_picking_in_any_order(criterion)
         torch.testing.assert_close(other.hard_weight, first.hard_weight)
 
 
-def test_mixed_rows_of_teacher_labels_go_back_to_their_hard_label_or_out():
+def test_unselected_mixed_rows_get_the_hard_label_or_drop_out():
     mask = torch.arange(ROWS) % 2 == 0
     selection, labels = Given(mask, 1.0), TeacherLabelCallback()
     for callbacks, back in (((labels, selection), True), ((selection, labels), False)):

@@ -1,15 +1,11 @@
-from collections import OrderedDict
-
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import nn
 
 from ida_lightning import (
     InputError,
     LabelMix,
     MixedBatch,
-    Supervision,
     correct_soft_labels,
     isotonic_soft_labels,
     moved_mass,
@@ -17,56 +13,12 @@ from ida_lightning import (
 )
 from ida_lightning.methods import AddedTermCallback, IsotonicSoftLabelCallback
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from tests.conftest import DEVICES, TinyNet, never_waiting, trainer
+from tests.helpers.devices import DEVICES, never_waiting
+from tests.helpers.networks import TinyNet
+from tests.helpers.steps import Recorder, T, corrected_by, rows
+from tests.helpers.trainers import trainer
 
-T = 4.5
 SPACES = ["softened", "probabilities", "logits"]
-
-
-def rows(batch=64, classes=12):
-    logits = 4 * torch.randn(batch, classes)
-    labels = torch.randint(classes, (2, batch))
-    return logits, LabelMix.pair(labels[0], labels[1], torch.rand(batch))
-
-
-class Recorder(nn.Module):
-    """Stands for a LightningModule: takes the hook and what it logs."""
-
-    def __init__(self):
-        super().__init__()
-        self.hooks, self.logged = OrderedDict(), {}
-
-    def register_supervision_hook(self, hook):
-        handle = torch.utils.hooks.RemovableHandle(self.hooks)
-        self.hooks[handle.id] = hook
-        return handle
-
-    def log_dict(self, values, **options):
-        assert options["sync_dist"]
-        self.logged = {name: float(value) for name, value in values.items()}
-
-
-def corrected_by(callback, logits, mix, index=None):
-    module = Recorder()
-    callback.setup(None, module, "fit")
-    ones = torch.ones(len(logits))
-    index = torch.arange(len(logits)) if index is None else index
-    supervision = Supervision(logits, mix, index, logits, (logits / T).softmax(1), ones, ones, T)
-    (hook,) = module.hooks.values()
-    after = hook(supervision).soft_labels
-    callback.on_train_epoch_end(OneProcess, module)
-    return after, module.logged
-
-
-class OneProcess:
-    """Stands for a Trainer where there is nothing to sum up."""
-
-    barebones = False
-
-    class strategy:
-        @staticmethod
-        def reduce(sums, reduce_op):
-            return sums
 
 
 def test_softened_space_corrects_the_soft_label_itself():
@@ -89,7 +41,7 @@ def test_logits_space_corrects_the_logits():
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_every_space_repairs_every_row_and_leaves_the_right_ones(space):
+def test_every_space_repairs_wrong_rows_and_keeps_right_ones(space):
     logits, mix = rows(batch=2000)
     before = (logits / T).softmax(1)
     found, logged = corrected_by(IsotonicSoftLabelCallback(space=space), logits, mix)
@@ -142,7 +94,7 @@ def test_strength_blends_and_zero_only_measures():
 
 
 @pytest.mark.parametrize("step", [1, 10, 97])
-def test_a_share_of_the_violating_rows_is_corrected_wherever_they_are(step):
+def test_a_share_of_the_violating_rows_is_corrected(step):
     logits, mix = rows(batch=2000)
     before, index = (logits / T).softmax(1), torch.randperm(2000) * step
     violated = violated_rows(before, mix)

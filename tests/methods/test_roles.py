@@ -6,7 +6,6 @@ import torch
 from ida_lightning import (
     InputError,
     LabelMix,
-    MixedBatch,
     correct_soft_labels,
     distillation_loss,
     isotonic_soft_labels,
@@ -21,36 +20,10 @@ from ida_lightning.methods import (
     OrderPenaltyCallback,
 )
 from ida_lightning.methods.authors_isotonic import authors_order
-from ida_lightning.modules import ClassificationModule, DistillationModule
-from tests.conftest import TinyNet
-from tests.methods.test_isotonic import OneProcess
-
-T = 4.5
-
-
-class Step:
-    """One training step of a module with callbacks, without a trainer."""
-
-    def __init__(self, *callbacks, rows=12):
-        torch.manual_seed(0)
-        self.module = DistillationModule(TinyNet(), TinyNet().eval(), 4, 1, 8, temperature=T)
-        self.module.setup("fit")
-        self.module.log_dict = lambda values, **options: None
-        for callback in callbacks:
-            callback.setup(None, self.module, "fit")
-        labels = torch.randint(4, (2, rows))
-        labels[1, :3] = labels[0, :3]
-        self.mix = LabelMix.pair(*labels, torch.rand(rows)).canonical()
-        index = torch.arange(rows)
-        self.supervision = self.module.supervise(
-            MixedBatch(torch.randn(rows, 1, 8, 8), self.mix, index, index[:, None])
-        )
-        self.raw = (self.supervision.teacher_logits / T).softmax(1)
-        self.logits = self.module.student(self.supervision.inputs)
-        self.parts = self.module.loss_parts(self.logits, self.supervision)
-
-    def gradient_of(self, loss):
-        return torch.autograd.grad(loss, self.logits, retain_graph=True)[0]
+from ida_lightning.modules import ClassificationModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.steps import Step, T
+from tests.helpers.trainers import OneProcess
 
 
 @pytest.mark.parametrize("space", ["softened", "probabilities", "logits"])
@@ -121,7 +94,7 @@ def test_rows_that_are_left_out_pay_no_penalty():
     assert step.module.loss_parts(step.logits, out)["order_penalty"] == 0
 
 
-def test_terms_leave_with_their_callback_and_names_are_used_once():
+def test_terms_end_with_their_callback_and_names_are_unique():
     callback = OrderPenaltyCallback()
     step = Step(callback)
     with pytest.raises(InputError, match="name: expected one that no other part of the loss has, got 'order_penalty'"):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ida_lightning.methods.row_means import RowMeans
-from tests.conftest import DEVICES, never_waiting
-from tests.methods.test_isotonic import OneProcess
+from tests.helpers.devices import DEVICES, never_waiting
+from tests.helpers.trainers import OneProcess
 
 
 @pytest.mark.parametrize("device", DEVICES)

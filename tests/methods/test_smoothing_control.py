@@ -5,15 +5,12 @@ import torch
 
 from ida_lightning import InputError, moved_mass, violated_rows
 from ida_lightning.methods import AddedTermCallback, IsotonicSoftLabelCallback, SmoothingControlCallback
-from tests.methods.test_isotonic import Recorder, corrected_by, rows
-from tests.methods.test_roles import Step
-
-T = 4.5
+from tests.helpers.steps import Recorder, Step, T, corrected_by, rows
 
 
 @pytest.mark.parametrize("space", ["softened", "probabilities", "logits"])
 @pytest.mark.parametrize("strength", [1.0, 0.4])
-def test_every_row_moves_the_mass_of_the_correction_towards_its_hard_label(space, strength):
+def test_every_row_moves_the_mass_that_the_correction_moves(space, strength):
     logits, mix = rows(batch=500)
     before = (logits / T).softmax(1)
     corrected, by_correction = corrected_by(IsotonicSoftLabelCallback(space=space, strength=strength), logits, mix)

@@ -11,7 +11,9 @@ from ida_lightning.modules import ClassificationModule, DistillationModule
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.guards import StepGuard
 from ida_lightning.modules.options import Optimisation
-from tests.conftest import BlobsDataModule, TinyNet, trainer
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")
 

@@ -23,7 +23,8 @@ from ida_lightning.modules.options import (
     plain_fields,
     teacher_checkpoint_of,
 )
-from tests.conftest import TinyNet, trainer
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")
 
