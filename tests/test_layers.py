@@ -21,7 +21,6 @@ LAYERS = [
     {"studies"},
     {"__main__"},
 ]
-SIDEWAYS = {("cli", "studies")}
 NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"metrics", "revision_selection", "picking"}
 
 
@@ -50,7 +49,7 @@ def test_imports_go_downwards_only(file):
         if not name.startswith("ida_lightning"):
             continue
         other = name.split(".")[1]
-        if other != own and (own, other) not in SIDEWAYS:
+        if other != own:
             assert height[other] < height[own], f"{own} imports {other}"
 
 

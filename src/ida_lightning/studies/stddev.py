@@ -14,7 +14,7 @@ from ida_lightning.data import Augmentation, MixingDataModule
 from ida_lightning.errors import InputError
 from ida_lightning.methods.cutmix_pick import pick
 from ida_lightning.metrics import prediction_entropy
-from ida_lightning.metrics.running.stddev import TeacherStddev
+from ida_lightning.metrics.running import TeacherStddev
 from ida_lightning.mixing import Mixing, mix_images
 from ida_lightning.studies.audit.measure import fetch
 from ida_lightning.studies.audit.report import Measurement
@@ -69,7 +69,7 @@ def measure_stddev(
         InputError: for fewer batches than two vectors need.
 
     References:
-        Wang et al., NeurIPS 2022, arXiv 2012.02909; see :class:`~ida_lightning.metrics.running.stddev.TeacherStddev`.
+        Wang et al., NeurIPS 2022, arXiv 2012.02909; see :class:`~ida_lightning.metrics.running.TeacherStddev`.
     """
     view = copy(data)
     view.trainer = None  # no process but this one, and epoch 0

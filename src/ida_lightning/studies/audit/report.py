@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ida_lightning.studies.audit.measure import Rows
+from ida_lightning.studies.audit.measure import Rows, corrected_name
+from ida_lightning.studies.tables import csv_table
 
 LAMBDA_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LEAST_ROWS = 5  # of a pair of classes that is judged
@@ -38,7 +38,8 @@ class Measurement(NamedTuple):
     rows: int
 
 
-class Pair(NamedTuple):
+@dataclass(frozen=True)
+class Pair:
     """How two classes fare where they are the heaviest of an image; ``moved_mass`` is that of the configured space."""
 
     classes: tuple[str, str]
@@ -47,7 +48,8 @@ class Pair(NamedTuple):
     moved_mass: float
 
 
-class WorstPairs(NamedTuple):
+@dataclass(frozen=True)
+class WorstPairs:
     """The worst of the pairs that have at least ``least_rows`` images.
 
     Attributes:
@@ -84,6 +86,11 @@ class Configured(NamedTuple):
     role: str | None
     temperature: float
 
+    @property
+    def moved(self) -> str:
+        """The name of the moved mass in the configured space at the configured temperature."""
+        return corrected_name("moved_mass", self.space, self.temperature)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -103,23 +110,19 @@ class Report:
     worst_pairs: dict[str, WorstPairs]
     stddevs: Sequence[Measurement] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_found", {found[:3]: found for found in self.measurements})
-
-    def find(self, mixing: str, metric: str, rows: str = "all") -> Measurement | None:
-        """One measurement, None if there were no such rows."""
-        found: dict[tuple[str, str, str], Measurement] = self._found  # type: ignore[attr-defined]
-        return found.get((mixing, rows, metric))
+    @cached_property
+    def _by_key(self) -> dict[tuple[str, str, str], Measurement]:
+        return {(each.mixing, each.bin, each.metric): each for each in self.measurements}
 
     def value(self, mixing: str, metric: str, rows: str = "all") -> float:
         """The value of one measurement, NaN if there were no such rows."""
-        found = self.find(mixing, metric, rows)
-        return float("nan") if found is None else found.value
+        measurement = self._by_key.get((mixing, rows, metric))
+        return float("nan") if measurement is None else measurement.value
 
     def rows(self, mixing: str, rows: str = "all") -> int:
         """How many rows there were."""
-        found = self.find(mixing, "violated", rows)
-        return 0 if found is None else found.rows
+        measurement = self._by_key.get((mixing, rows, "violated"))
+        return 0 if measurement is None else measurement.rows
 
     @property
     def mixings(self) -> list[str]:
@@ -142,25 +145,14 @@ class Report:
             **self.facts,
             "configured": self.configured._asdict(),
             **more,
-            "worst_pairs": {
-                name: {
-                    **worst._asdict(),
-                    "by_violated": [pair._asdict() for pair in worst.by_violated],
-                    "by_moved_mass": [pair._asdict() for pair in worst.by_moved_mass],
-                }
-                for name, worst in self.worst_pairs.items()
-            },
+            "worst_pairs": {name: asdict(worst) for name, worst in self.worst_pairs.items()},
             "measurements": [found._asdict() for found in (*self.measurements, *self.stddevs)],
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     def csv(self) -> str:
         """The measurements, one a line."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(Measurement._fields)
-        writer.writerows((*self.measurements, *self.stddevs))
-        return text.getvalue()
+        return csv_table([found._asdict() for found in (*self.measurements, *self.stddevs)])
 
 
 def bins(rows: Rows) -> dict[str, np.ndarray]:
@@ -198,21 +190,17 @@ def worst_pairs(rows: Rows, moved: str, class_names: list[str]) -> WorstPairs:
         class_names: of all classes.
     """
     several = rows.classes > 1
-    pairs, place = np.unique(np.sort(rows.labels[several], 1), axis=0, return_inverse=True)
-    place = place.ravel()
-    counts = np.bincount(place, minlength=len(pairs))
+    pairs, number = np.unique(np.sort(rows.labels[several], 1), axis=0, return_inverse=True)
+    counts = np.bincount(number.ravel(), minlength=len(pairs))
     violated, mass = (
-        np.bincount(place, rows.values[name][several], len(pairs)) / counts for name in ("violated", moved)
+        np.bincount(number.ravel(), rows.values[name][several], len(pairs)) / counts for name in ("violated", moved)
     )
     judged = np.flatnonzero(counts >= LEAST_ROWS)
 
     def worst(*keys: np.ndarray) -> list[Pair]:
         ranked = judged[np.lexsort([-key[judged] for key in reversed(keys)])][:_WORST]
-        return [
-            Pair(
-                (class_names[pairs[i, 0]], class_names[pairs[i, 1]]), int(counts[i]), float(violated[i]), float(mass[i])
-            )
-            for i in ranked
-        ]
+        names = [(class_names[first], class_names[second]) for first, second in pairs[ranked]]
+        figures = (column[ranked].tolist() for column in (counts, violated, mass))
+        return [Pair(*pair) for pair in zip(names, *figures, strict=True)]
 
     return WorstPairs(len(pairs), len(judged), LEAST_ROWS, worst(violated, mass), worst(mass, violated))

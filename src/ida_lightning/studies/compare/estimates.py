@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scipy.stats import t
 
-Result = dict[str, Any]
+from ida_lightning.studies.compare.cells import Result
+
 LEVEL = 0.95
 # Of the last epoch's weights, and of those of the best epoch on the validation images.
 WEIGHTS = ("best", "last")
@@ -78,8 +79,8 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 def values_of(results: Sequence[Result], method: str, weights: str, key: str) -> dict[int, float]:
     """A figure of a method by seed, of the seeds that have it."""
-    found = {r["seed"]: r[key] if key == TIME.key else r[weights][key] for r in results if r["method"] == method}
-    return {seed: value for seed, value in found.items() if value is not None}
+    values = {r["seed"]: r[key] if key == TIME.key else r[weights][key] for r in results if r["method"] == method}
+    return {seed: value for seed, value in values.items() if value is not None}
 
 
 def level(results: Sequence[Result], method: str, weights: str, metric: Metric) -> Estimate | None:
