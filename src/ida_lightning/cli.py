@@ -1,4 +1,4 @@
-"""The command ``ida-lightning``: LightningCLI over this package's modules, data modules and callbacks."""
+"""LightningCLI over this package's modules, data modules and callbacks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
-        """Keep what Lightning's subcommands are added to, so that more can be."""
+        """Keep the action that subcommands are added to, for further ones."""
         self.subcommands_action = super().add_subcommands(*args, **kwargs)
         return self.subcommands_action
 
@@ -112,7 +112,7 @@ class IDACLI(BuildThenRun, LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what the data know to what the model needs."""
+        """Link the number of classes, channels and image size of the data to the model's arguments."""
         for source, target in _LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
@@ -135,7 +135,7 @@ class IDACLI(BuildThenRun, LightningCLI):
 
     @property
     def arguments(self) -> Namespace:
-        """What was given or is the default: of the subcommand, if there is one."""
+        """The arguments with their defaults; those of the subcommand, if there is one."""
         subcommand = self.config.get("subcommand")
         arguments: Namespace = self.config[subcommand] if subcommand else self.config
         return arguments
@@ -237,7 +237,7 @@ def one_line(message: str) -> str:
 
 
 def _explain(message: str) -> str:
-    """The informative part of jsonargparse's report on a union of types: the key and what is wrong with it."""
+    """Return the informative part of a message of jsonargparse: the key and what is wrong with it."""
     key = re.match(r'Parser key "(.+?)":', message)
     errors = re.search(r"Errors:\n(.*?)(?:\n\s*Given value|$)", message, re.DOTALL)
     if not errors:
@@ -255,7 +255,5 @@ def _explain(message: str) -> str:
 
 
 def _class_names(*bases: type) -> list[str]:
-    found: list[type] = []
-    for base in bases:
-        found += type.__subclasses__(base)
-    return [kind.__name__ for kind in found] + (_class_names(*found) if found else [])
+    subclasses: list[type] = [kind for base in bases for kind in type.__subclasses__(base)]
+    return [kind.__name__ for kind in subclasses] + (_class_names(*subclasses) if subclasses else [])

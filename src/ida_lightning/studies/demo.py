@@ -7,7 +7,6 @@ out, and leaves a table and a picture in ``outputs/demo``. Further arguments go 
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import time
@@ -23,7 +22,7 @@ from ida_lightning.metrics import moved_mass, violated_rows
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules import DistillationModule
 from ida_lightning.plots import plot_corrections
-from ida_lightning.studies.compare.schedule import print_line
+from ida_lightning.studies.console import print_line, quiet
 from ida_lightning.studies.tables import markdown_table
 
 _OUT = Path("outputs/demo")
@@ -49,7 +48,7 @@ class Result(NamedTuple):
 
 
 def config_folder() -> Path:
-    """Where the shipped configs are: inside the installed package, or at the root of the repository."""
+    """Return the folder of the shipped configs: inside the installed package, or at the root of the repository."""
     here = Path(__file__).resolve()
     packaged = here.parents[1] / "configs"
     return packaged if packaged.is_dir() else here.parents[3] / "configs"
@@ -71,7 +70,7 @@ def run_job(job: str, extra: list[str]) -> tuple[Result, IDACLI]:
 
 
 def table(results: list[Result], images: int) -> str:
-    """The results as a Markdown table with what one may read out of it."""
+    """Return the results as a Markdown table with what one may read out of it."""
 
     def percent(rate: float | None) -> str:
         return "" if rate is None else f"{rate:.1%}"
@@ -119,14 +118,12 @@ def draw_picture(data: MixingDataModule, module: DistillationModule, correction:
     return path
 
 
+@quiet()
 def main(extra: list[str] | None = None) -> None:
     """Run the four jobs; print and save the table, save the picture."""
     if extra is None:
         extra = sys.argv[1:]
         sys.argv[1:] = []  # LightningCLI would take them for its own
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
     results = []
     for number, job in enumerate(_JOBS, start=1):
         print_line(f"\n[{number}/{len(_JOBS)}] {_JOBS[job][0]}: ida-lightning fit --config configs/digits/{job}.yaml")

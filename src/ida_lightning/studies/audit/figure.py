@@ -1,4 +1,4 @@
-"""An audit on one page."""
+"""Draws an audit on one page."""
 
 from __future__ import annotations
 
@@ -23,48 +23,31 @@ _NAME = 14  # letters of a class name
 
 
 def draw(report: Report, verdict: Verdict) -> Figure:
-    """Violations, tau and coverage by way of mixing, violations by share, mass moved by space, the worst pairs."""
+    """Draw violations, tau and coverage by way of mixing, violations by share, mass moved by space, the worst pairs."""
     figure = Figure(figsize=(17, 8.5), layout="constrained")
     figure.suptitle(verdict.headline, fontsize=12, wrap=True)
-    axes = figure.subplots(2, 3)
-    _by_mixing(axes[0, 0], report)
-    _tau(axes[0, 1], report)
-    _coverage(axes[0, 2], report)
-    _by_lambda(axes[1, 0], report)
-    _by_space(axes[1, 1], report)
-    _by_pair(axes[1, 2], report)
-    for ax in axes.flat:
+    (violations, tau, coverage), (by_lambda, by_space, by_pair) = figure.subplots(2, 3)
+    bars = {metric: (label, colour, 1.0) for metric, (label, colour) in _KINDS.items()}
+    _grouped_bars(violations, report, bars, step=0.27, width=0.25, fmt="%.0f", fontsize=8)
+    _percent_of_rows(violations, report, "Rows whose order is broken", columns=3)
+    values = [report.value(mixing, "tau") for mixing in report.mixings]
+    tau.bar_label(tau.bar(_with_rows(report), values, 0.5, color=_TEAL), fmt="%.2f", fontsize=8)
+    tau.set_title("Kendall's tau over the pairs whose order is known", fontsize=11)
+    tau.set_ylim(min(0, *values), 1.1)
+    bars = {"covers_any": ("one or more", _TEAL, 1.0), "covers_all": ("all", _OCHRE, 1.0)}
+    _grouped_bars(coverage, report, bars, step=0.4, width=0.37, fmt="%.0f", fontsize=8)
+    _percent_of_rows(coverage, report, "Classes of the image among the teacher's top 2", columns=2)
+    _by_lambda(by_lambda, report)
+    _by_space(by_space, report)
+    _by_pair(by_pair, report)
+    for ax in figure.axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=9)
     return figure
 
 
-def _by_mixing(ax: Axes, report: Report) -> None:
-    bars = {metric: (label, colour, 1.0) for metric, (label, colour) in _KINDS.items()}
-    _grouped_bars(ax, report, bars, step=0.27, width=0.25, fmt="%.0f", fontsize=8)
-    _percent_of_rows(ax, report, "Rows whose order is broken", columns=3)
-
-
-def _tau(ax: Axes, report: Report) -> None:
-    values = [report.value(mixing, "tau") for mixing in report.mixings]
-    ax.bar_label(ax.bar(_with_rows(report), values, 0.5, color=_TEAL), fmt="%.2f", fontsize=8)
-    ax.set_title("Kendall's tau over the pairs whose order is known", fontsize=11)
-    ax.set_ylim(min(0, *values), 1.1)
-
-
-def _coverage(ax: Axes, report: Report) -> None:
-    bars = {"covers_any": ("one or more", _TEAL, 1.0), "covers_all": ("all", _OCHRE, 1.0)}
-    _grouped_bars(ax, report, bars, step=0.4, width=0.37, fmt="%.0f", fontsize=8)
-    _percent_of_rows(ax, report, "Classes of the image among the teacher's top 2", columns=2)
-
-
 def _grouped_bars(
-    ax: Axes,
-    report: Report,
-    bars: dict[str, tuple[str, str, float]],
-    step: float,
-    width: float,
-    **text: Any,
+    ax: Axes, report: Report, bars: dict[str, tuple[str, str, float]], step: float, width: float, **text: Any
 ) -> None:
     """Draw a group of bars for every way of mixing; ``bars`` has label, colour and alpha by metric."""
     for number, (metric, (label, colour, alpha)) in enumerate(bars.items()):
@@ -77,11 +60,11 @@ def _grouped_bars(
 def _percent_of_rows(ax: Axes, report: Report, title: str, columns: int) -> None:
     ax.set_xticks(np.arange(len(report.mixings)), _with_rows(report))
     ax.set_title(title, fontsize=11)
-    _percent_axis(ax, "% of rows", columns)
+    ax.set_ylabel("% of rows")
+    _percent_axis(ax, 0, columns)
 
 
-def _percent_axis(ax: Axes, label: str, columns: int, low: float = 0) -> None:
-    ax.set_ylabel(label)
+def _percent_axis(ax: Axes, low: float, columns: int) -> None:
     ax.set_ylim(low, 118)
     ax.set_yticks(range(0, 101, 20))
     _legend(ax, columns)
@@ -106,7 +89,8 @@ def _by_lambda(ax: Axes, report: Report) -> None:
     for metric, (label, colour, style) in lines.items():
         values = [100 * report.value(report.mixed, metric, name) for name in names]
         ax.plot(names, values, style, color=colour, marker="o", markersize=4, label=label)
-    _percent_axis(ax, "%", columns=2, low=-3)
+    ax.set_ylabel("%")
+    _percent_axis(ax, -3, columns=2)
 
 
 def _by_space(ax: Axes, report: Report) -> None:

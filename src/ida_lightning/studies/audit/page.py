@@ -44,6 +44,7 @@ def write_page(report: Report, verdict: Verdict, picture: bytes) -> str:
         picture: a PNG file.
     """
     facts, mixed, pairs = report.facts, html.escape(report.mixed), report.worst_pairs[report.mixed]
+    encoded = base64.b64encode(picture).decode()
     spaces = [(name, each) for each in dict.fromkeys((report.configured.temperature, 1.0)) for name in CORRECTIONS]
     lambdas = [*_RATES, report.configured.moved]
     bins = ["several classes", *report.lambda_bins(report.mixed), "one class"]
@@ -63,7 +64,7 @@ def write_page(report: Report, verdict: Verdict, picture: bytes) -> str:
         _list(verdict.reasons),
         f"<p>Thresholds (this audit: <b>{html.escape(verdict.code)}</b>):</p>",
         _list(verdict.thresholds),
-        f'<p><img alt="violations, moved mass, pairs" src="data:image/png;base64,{_base64(picture)}"></p>',
+        f'<p><img alt="violations, moved mass, pairs" src="data:image/png;base64,{encoded}"></p>',
         "<h2>Order, by way of mixing</h2>",
         html_table(["", *_RATES.values(), "rows"], [[name, *rates(name, _RATES)] for name in report.mixings]),
         "<h2>Target that a correction moves</h2>",
@@ -124,7 +125,3 @@ def _list(sentences: Iterable[str]) -> str:
 
 def _plain(value: object) -> str:
     return ", ".join(f"{key} {_plain(part)}" for key, part in value.items()) if isinstance(value, dict) else str(value)
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()

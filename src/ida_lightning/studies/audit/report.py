@@ -1,4 +1,4 @@
-"""From rows to numbers: means by way of mixing and share, and the class pairs that come out worst."""
+"""Reduces rows to numbers: means by way of mixing and share, and the worst pairs of classes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True)
 class Pair:
-    """How two classes fare where they are the heaviest of an image; ``moved_mass`` is that of the configured space."""
+    """Rates of the images whose two heaviest classes are these; ``moved_mass`` is that of the configured space."""
 
     classes: tuple[str, str]
     rows: int
@@ -88,7 +88,7 @@ class Configured(NamedTuple):
 
     @property
     def moved(self) -> str:
-        """The name of the moved mass in the configured space at the configured temperature."""
+        """Name the moved mass in the configured space at the configured temperature."""
         return corrected_name("moved_mass", self.space, self.temperature)
 
 
@@ -112,22 +112,22 @@ class Report:
 
     @cached_property
     def _by_key(self) -> dict[tuple[str, str, str], Measurement]:
-        return {(each.mixing, each.bin, each.metric): each for each in self.measurements}
+        return {(m.mixing, m.bin, m.metric): m for m in self.measurements}
 
     def value(self, mixing: str, metric: str, rows: str = "all") -> float:
-        """The value of one measurement, NaN if there were no such rows."""
+        """Return the value of one measurement, NaN if there were no such rows."""
         measurement = self._by_key.get((mixing, rows, metric))
         return float("nan") if measurement is None else measurement.value
 
     def rows(self, mixing: str, rows: str = "all") -> int:
-        """How many rows there were."""
+        """Return the number of rows of a bin."""
         measurement = self._by_key.get((mixing, rows, "violated"))
         return 0 if measurement is None else measurement.rows
 
     @property
     def mixings(self) -> list[str]:
-        """Every way of mixing, in order."""
-        return list(dict.fromkeys(found.mixing for found in self.measurements))
+        """All measured ways of mixing, in order."""
+        return list(dict.fromkeys(m.mixing for m in self.measurements))
 
     @property
     def mixed(self) -> str:
@@ -135,54 +135,55 @@ class Report:
         return "both" if self.configured.mixing == "clean" else self.configured.mixing
 
     def lambda_bins(self, mixing: str) -> list[str]:
-        """Those bins of the heaviest share that have rows."""
-        known = dict.fromkeys(found.bin for found in self.measurements if found.mixing == mixing)
+        """List the bins of the heaviest share that have rows."""
+        known = dict.fromkeys(m.bin for m in self.measurements if m.mixing == mixing)
         return [name for name in known if name[0].isdigit() or name.startswith("below")]
 
     def json(self, **more: Any) -> str:
-        """Everything as JSON."""
+        """Return everything as JSON."""
         content = {
             **self.facts,
             "configured": self.configured._asdict(),
             **more,
             "worst_pairs": {name: asdict(worst) for name, worst in self.worst_pairs.items()},
-            "measurements": [found._asdict() for found in (*self.measurements, *self.stddevs)],
+            "measurements": [m._asdict() for m in (*self.measurements, *self.stddevs)],
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     def csv(self) -> str:
-        """The measurements, one a line."""
-        return csv_table([found._asdict() for found in (*self.measurements, *self.stddevs)])
+        """Return the measurements as CSV, one a line."""
+        return csv_table([m._asdict() for m in (*self.measurements, *self.stddevs)])
 
 
 def bins(rows: Rows) -> dict[str, np.ndarray]:
-    """Bool ``(rows,)`` by name: ``all``, ``several classes``, those by the share of the heaviest, ``one class``.
+    """Return the rows of every bin, bool ``(rows,)`` by name.
 
-    Images of one class, unmixed or mixed with their own kind, have a bin to themselves: they have no second class and
-    would all fall into the last bin of the shares. A bin holds its lower edge, the last one both.
+    The bins: ``all``, ``several classes``, those by the share of the heaviest, and ``one class``. Images of one class,
+    unmixed or mixed with their own kind, have a bin to themselves: they have no second class and would all fall into
+    the last bin of the shares. A bin holds its lower edge, the last one both.
     """
     several = rows.classes > 1
-    found = {"all": np.ones_like(several), "several classes": several}
-    found[f"below {LAMBDA_EDGES[0]:g}"] = several & (rows.heaviest < LAMBDA_EDGES[0])  # three images or more
+    inside = {"all": np.ones_like(several), "several classes": several}
+    inside[f"below {LAMBDA_EDGES[0]:g}"] = several & (rows.heaviest < LAMBDA_EDGES[0])  # three images or more
     for low, high in pairwise(LAMBDA_EDGES):
         below = rows.heaviest <= high if high == LAMBDA_EDGES[-1] else rows.heaviest < high
-        found[f"{low:g}-{high:g}"] = several & (rows.heaviest >= low) & below
-    return {**found, "one class": ~several}
+        inside[f"{low:g}-{high:g}"] = several & (rows.heaviest >= low) & below
+    return {**inside, "one class": ~several}
 
 
 def summarise(mixing: str, rows: Rows) -> list[Measurement]:
-    """Means by bin; rows whose order says nothing at all have no tau and do not count in it."""
-    found = []
+    """Average every quantity by bin; rows whose order says nothing at all have no tau and do not count in it."""
+    means = []
     for name, inside in bins(rows).items():
         for metric, values in rows.values.items():
             counted = values[inside & ~np.isnan(values)]
             if len(counted):
-                found.append(Measurement(mixing, name, metric, float(counted.mean()), len(counted)))
-    return found
+                means.append(Measurement(mixing, name, metric, float(counted.mean()), len(counted)))
+    return means
 
 
 def worst_pairs(rows: Rows, moved: str, class_names: list[str]) -> WorstPairs:
-    """Which classes are worst together.
+    """Find the pairs of classes with most violations and with most mass moved.
 
     Args:
         rows: of one way of mixing.

@@ -183,7 +183,7 @@ def configured_correction(callbacks: Iterable[L.Callback]) -> tuple[str, float |
 
 
 def _selection(trainer: L.Trainer, model: DistillationModule, data: MixingDataModule) -> dict[str, Any] | None:
-    """What the config's data selection would choose of the training images, unmixed and not augmented."""
+    """Measure what the config's data selection would choose of the training images, unmixed and not augmented."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     selection = next((c for c in callbacks if isinstance(c, DataSelectionCallback)), None)
     if selection is None:

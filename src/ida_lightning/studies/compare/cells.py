@@ -41,16 +41,16 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Method and seed, as they stand in messages."""
         return f"{self.method}, seed {self.seed}"
 
     def last_result(self) -> Result | None:
-        """What the cell left when it last finished, with whatever config; None if it never did."""
+        """Read what the cell left when it last finished, with whatever config; None if it never did."""
         path = self.folder / "cell.json"
         return dict(json.loads(path.read_text())) if path.is_file() else None
 
     def change(self) -> str | None:
-        """What makes the last result one of another comparison; None if it is of this one, or there is none."""
+        """Say what makes the last result one of another comparison; None if it is of this one, or there is none."""
         result = self.last_result()
         if result is None:
             return None
@@ -65,12 +65,12 @@ class Cell(NamedTuple):
         return None
 
     def result(self) -> Result | None:
-        """The cell's figures, if it is finished and they are of this comparison."""
+        """Return the cell's figures, if it is finished and they are of this comparison."""
         return self.last_result() if self.change() is None else None
 
 
 def resolve(what: str, fit: str, *parts: dict[str, Any]) -> dict[str, Any]:
-    """A whole fit config: ``fit``, and parts on top of it in their order, as with several ``--config``.
+    """Read a whole fit config: ``fit``, and parts on top of it in their order, as with several ``--config``.
 
     Args:
         what: the argument, for messages.
@@ -94,7 +94,7 @@ def resolve(what: str, fit: str, *parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_cells(settings: Settings) -> list[Cell]:
-    """Every method with every seed, seed by seed, so that a comparison that was stopped has whole seeds.
+    """Make a cell of every method and seed, seed by seed, so that a comparison that was stopped has whole seeds.
 
     Raises:
         InputError: for a method that ``fit`` would refuse.
@@ -118,7 +118,7 @@ def make_cells(settings: Settings) -> list[Cell]:
 
 
 def exported_by(fit: str) -> str:
-    """The weight file that a fit config leaves.
+    """Return the weight file that a fit config exports.
 
     Raises:
         InputError: if it leaves none.
@@ -130,7 +130,7 @@ def exported_by(fit: str) -> str:
 
 
 def digest_of_file(path: str | None) -> str | None:
-    """SHA-256 of a weight file; None if there is none."""
+    """Return the SHA-256 of a weight file; None if there is none."""
     if not path or not Path(path).is_file():
         return None
     return _digest_of_version(path, Path(path).stat().st_mtime_ns)
@@ -142,13 +142,13 @@ def _digest_of_version(path: str, time: int) -> str:
 
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a fit config decides about its results."""
+    """Return the keys of a fit config that decide about its results."""
     return {**config, "trainer": {key: value for key, value in config["trainer"].items() if key not in _WATCHING}}
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(config, list):
-        config = {str(place): value for place, value in enumerate(config)}
+        config = {str(index): value for index, value in enumerate(config)}
     if not isinstance(config, dict) or not config:
         return {prefix: config}
     flat: dict[str, Any] = {}

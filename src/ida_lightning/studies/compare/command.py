@@ -10,8 +10,9 @@ from ida_lightning.files import replacing
 from ida_lightning.studies.compare.cells import Cell, Result, exported_by, make_cells
 from ida_lightning.studies.compare.picture import plot_curves, plot_differences
 from ida_lightning.studies.compare.report import results_csv, summary, summary_csv
-from ida_lightning.studies.compare.schedule import print_line, quiet, run_cells, train_teacher
+from ida_lightning.studies.compare.schedule import run_cells, train_teacher
 from ida_lightning.studies.compare.settings import Settings, read_arguments
+from ida_lightning.studies.console import print_line, quiet
 
 
 def compare(args: Sequence[str]) -> int:

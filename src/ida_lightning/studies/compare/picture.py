@@ -1,4 +1,4 @@
-"""The differences and the curves of a comparison with their intervals, as pictures."""
+"""Draws the differences and the curves of a comparison with their intervals."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def plot_curves(results: Sequence[Result], settings: Settings) -> Figure:
 
 
 def _ends(value: Estimate, metric: Metric) -> list[float]:
-    """The ends of an interval as they are shown; none where there is no interval."""
+    """Return the ends of an interval as they are shown; none where there is no interval."""
     return [metric.scale * end for end in (value.low, value.high) if end is not None]
 
 

@@ -1,8 +1,8 @@
-"""The tables of a comparison, as CSV and as text."""
+"""Writes the tables of a comparison as CSV and as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ida_lightning.studies.compare.cells import Result
@@ -13,6 +13,7 @@ from ida_lightning.studies.compare.estimates import (
     Estimate,
     Metric,
     difference,
+    differences,
     extra_cost,
     level,
     other_starts,
@@ -24,7 +25,7 @@ _NAMES = {"best": "the best epoch on validation", "last": "the last epoch"}
 
 
 def results_csv(results: Sequence[Result]) -> str:
-    """The content of ``results.csv``: a row per cell, with every figure of both weights and what training logged."""
+    """Return ``results.csv``: a row per cell, with every figure of both weights and what training logged."""
     rows = []
     for result in results:
         row = {key: result[key] for key in ("method", "seed")}
@@ -38,7 +39,7 @@ def results_csv(results: Sequence[Result]) -> str:
 
 
 def summary_csv(results: Sequence[Result], settings: Settings) -> str:
-    """The content of ``summary.csv``: a row per weights, figure and method, unscaled."""
+    """Return ``summary.csv``: a row per weights, figure and method, unscaled."""
     rows = []
     for weights in WEIGHTS:
         for metric in (*METRICS, TIME) if weights == "last" else METRICS:
@@ -56,7 +57,7 @@ def summary_csv(results: Sequence[Result], settings: Settings) -> str:
 
 
 def summary(results: Sequence[Result], settings: Settings) -> str:
-    """The comparison as Markdown: levels, differences, and what may be read out of them."""
+    """Return the comparison as Markdown: levels, differences, and what may be read out of them."""
     reference = settings.reference
     lines = [f"# Comparison on {settings.fit}, reference: {reference}", ""]
     for weights in WEIGHTS:
@@ -67,7 +68,7 @@ def summary(results: Sequence[Result], settings: Settings) -> str:
             cost = extra_cost(results, method, reference) if method != reference else None
             levels.append([method, str(seeds), *cells, _as_share(cost)])
         pairs: dict[str, list[str]] = {method: [method] for method in settings.methods if method != reference}
-        for method, metric, pair in _differences(results, settings, weights):
+        for method, metric, pair in differences(results, settings.methods, settings.reference, weights):
             pairs[method].append(_with_interval(pair, metric))
         titles = [metric.title for metric in METRICS]
         lines += [f"Test images, weights of {_NAMES[weights]}: mean ± standard deviation over seeds", ""]
@@ -75,15 +76,6 @@ def summary(results: Sequence[Result], settings: Settings) -> str:
         lines += [f"Minus {reference}, same seeds, weights of {_NAMES[weights]}: mean [95 % interval]", ""]
         lines += [*markdown_table(["method", *titles], list(pairs.values())), ""]
     return "\n".join(lines + _notes(results, settings))
-
-
-def _differences(
-    results: Sequence[Result], settings: Settings, weights: str
-) -> Iterator[tuple[str, Metric, Estimate | None]]:
-    """The difference to the reference in every figure, method by method."""
-    for method in settings.methods:
-        for metric in METRICS if method != settings.reference else ():
-            yield method, metric, difference(results, method, settings.reference, weights, metric)
 
 
 def _as_share(cost: Estimate | None) -> str:
@@ -112,7 +104,7 @@ def _with_interval(pair: Estimate | None, metric: Metric) -> str:
 def _notes(results: Sequence[Result], settings: Settings) -> list[str]:
     lines, count = [], 0
     for weights in WEIGHTS:
-        for method, metric, pair in _differences(results, settings, weights):
+        for method, metric, pair in differences(results, settings.methods, settings.reference, weights):
             count += pair is not None and pair.low is not None
             if pair is not None and pair.told_apart:
                 lines.append(f"- {method}, {_NAMES[weights]}: {_in_words(pair, metric)}")

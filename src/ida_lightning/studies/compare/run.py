@@ -1,4 +1,4 @@
-"""One cell: fit, evaluate the last and the best weights, write the figures."""
+"""Runs one cell: fits, evaluates the last and the best weights, writes the figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import traceback
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -17,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ida_lightning.callbacks import ExportCallback
-from ida_lightning.cli import IDACLI
+from ida_lightning.cli import IDACLI, one_line
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 from ida_lightning.models import fingerprint
@@ -45,7 +44,7 @@ class StepTimer(L.Callback):
 
     @property
     def seconds_per_batch(self) -> float | None:
-        """The median, which a busy minute does not move; None if no stretch had two batches."""
+        """The median over stretches, which a busy minute does not move; None if no stretch had two batches."""
         return median(self.stretches) if self.stretches else None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
@@ -61,9 +60,7 @@ class StepTimer(L.Callback):
             self.stretches.append((_now(pl_module) - self._since) / self._batches)
         self._since = None
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop the clock."""
-        self.on_validation_start(trainer, pl_module)
+    on_train_epoch_end = on_validation_start
 
 
 def _now(module: L.LightningModule) -> float:
@@ -78,24 +75,19 @@ def attempt(cell: Cell) -> str | None:
     Returns:
         What went wrong, in one line.
     """
-    _clear(cell.folder)
-    try:
-        run_cell(cell)
-    except Exception as error:  # noqa: BLE001 (whatever it is, the other cells go on, and it is reported)
-        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        reason = " ".join(reason.split())
-        with replacing(cell.folder / "error.txt") as unfinished:
-            unfinished.write_text(f"{traceback.format_exc()}\n{reason}\n")
-        return reason
-    return None
-
-
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in cell.folder.iterdir() if cell.folder.is_dir() else ():
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name not in _KEPT:
             path.unlink()
+    try:
+        run_cell(cell)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the other cells go on, and it is reported)
+        reason = one_line(str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
+        with replacing(cell.folder / "error.txt") as unfinished:
+            unfinished.write_text(f"{traceback.format_exc()}\n{reason}\n")
+        return reason
+    return None
 
 
 def run_cell(cell: Cell) -> None:
@@ -151,7 +143,7 @@ def run_cell(cell: Cell) -> None:
 
 
 def _checkpoint(cell: Cell, module: ClassifierBase) -> ModelCheckpoint:
-    """Saves the weights of the best epoch on validation, and the last ones if they are to be kept."""
+    """Save the weights of the best epoch on validation, and the last ones if they are to be kept."""
     return ModelCheckpoint(
         dirpath=cell.folder / "weights",
         filename="best",
@@ -164,7 +156,7 @@ def _checkpoint(cell: Cell, module: ClassifierBase) -> ModelCheckpoint:
 
 
 def _watched(cell: Cell) -> dict[str, Any]:
-    """The cell's config as it is run: quiet, and with logs in the cell's own folder unless a tracker has them."""
+    """Return the cell's config as it is run: quiet, with logs in the cell's folder unless a tracker has them."""
     trainer = dict(cell.config["trainer"])
     trainer |= {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": str(cell.folder)}
     logger = trainer["logger"]

@@ -2,62 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from ida_lightning.cli import IDACLI
 from ida_lightning.studies.compare.cells import Cell
 from ida_lightning.studies.compare.run import attempt
 from ida_lightning.studies.compare.settings import Settings
-
-
-def print_line(text: str) -> None:
-    """Print at once, also into a file or a pipe."""
-    print(text, flush=True)  # noqa: T201
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-@contextmanager
-def quiet(threads: int | None = None) -> Iterator[None]:
-    """Only warnings and errors of Lightning, and none that a comparison brings about itself; so many CPU threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in (
-                "LightningCLI's args parameter is intended",
-                "Discarding init_args",  # of the class that a method replaces
-                "The '.*_dataloader' does not have many workers",
-                ".*skip_none parameter was deprecated",
-            ):
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        torch.set_num_threads(before)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+from ida_lightning.studies.console import duration, print_line, quiet
 
 
 def train_teacher(fit: str, settings: Settings) -> None:
@@ -88,28 +47,18 @@ def run_cells(cells: Sequence[Cell], settings: Settings) -> dict[str, str]:
     print_line(f"{total} cells, {finished} finished, {len(waiting)} to run")
     failed: dict[str, str] = {}
     side_by_side = settings.jobs > 1 or bool(settings.devices)
-    for done, (cell, error) in enumerate((_in_processes if side_by_side else _here)(waiting, settings), start=1):
-        if error is None:
-            text = _figures(cell)
+    endings = _in_processes(waiting, settings) if side_by_side else ((cell, attempt(cell)) for cell in waiting)
+    for done, (cell, error) in enumerate(endings, start=1):
+        result = cell.last_result() if error is None else None
+        text = f"failed: {error}"
+        if result is None:
+            failed[cell.name] = str(error)
         else:
-            failed[cell.name] = error
-            text = f"failed: {error}"
+            best, last = (result[weights]["test_acc"] for weights in ("best", "last"))
+            text = f"test accuracy {best:.1%} (best epoch), {last:.1%} (last), {result['seconds']:.0f} s"
         left = (len(waiting) - done) * (perf_counter() - start) / done
         print_line(f"[{finished + done}/{total}] {cell.name}: {text}" + (f"; {duration(left)} left" if left else ""))
     return failed
-
-
-def _figures(cell: Cell) -> str:
-    result = cell.last_result()
-    assert result is not None
-    best, last = (result[weights]["test_acc"] for weights in ("best", "last"))
-    return f"test accuracy {best:.1%} (best epoch), {last:.1%} (last), {result['seconds']:.0f} s"
-
-
-def _here(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, str | None]]:
-    """Run cells in this process; yields each with what went wrong."""
-    for cell in cells:
-        yield cell, attempt(cell)
 
 
 def _in_processes(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, str | None]]:
@@ -138,7 +87,7 @@ def _in_processes(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[C
 
 
 def _start(target: Callable[..., None], args: tuple[Any, ...], device: int | None) -> BaseProcess:
-    """A fresh process; what it may see of CUDA is settled before it starts, since importing may look."""
+    """Start a process; what it may see of CUDA is settled before it starts, since importing may look."""
     process = multiprocessing.get_context("spawn").Process(target=target, args=args)
     before = dict(os.environ)
     try:
@@ -152,7 +101,7 @@ def _start(target: Callable[..., None], args: tuple[Any, ...], device: int | Non
 
 
 def _run_apart(cell: Cell, threads: int) -> None:
-    """In a process of its own: run a cell, with what it prints in ``log.txt``."""
+    """Run a cell in a process of its own, with what it prints in ``log.txt``."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cell.folder.mkdir(parents=True, exist_ok=True)
     with (cell.folder / "log.txt").open("w") as log:
@@ -165,7 +114,7 @@ def _run_apart(cell: Cell, threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """However the comparison was ended: another one may run this cell, and both would write to its folder."""
+    """End this process when the comparison ends, however: another one may run the cell in the same folder."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -51,7 +51,7 @@ class Settings(NamedTuple):
 
 
 def read_arguments(args: Sequence[str]) -> tuple[Settings, bool]:
-    """The comparison that a command line names, and whether it is only to be summarised.
+    """Return the comparison that a command line names, and whether it is only to be summarised.
 
     Raises:
         InputError: for arguments, or a file, that cannot be used.
