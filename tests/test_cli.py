@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ida_lightning.__main__ import main
+from ida_lightning.cli import read_fit_config
 from ida_lightning.models import build_model
-from ida_lightning.studies.compare.cells import _Resolver
 from tests.helpers.command_line import CONFIGS, QUIET, SHORT, fit, metrics_of
 
 # Two batches make no teacher.
@@ -131,7 +131,7 @@ def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch):
     def broken(*args, **kwargs):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("ida_lightning.__main__.IDACLI", broken)
+    monkeypatch.setattr("ida_lightning.__main__.AuditCLI", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["fit"])
 
@@ -191,9 +191,7 @@ def test_one_number_prolongs_epochs_and_schedule_once():
 )
 def test_epoch_factor_knows_what_schedules_count_in_epochs(schedule, expected):
     options = [f"--model.lr_scheduler{'.' if '=' in each else '='}{each}" for each in schedule]
-    resolved = _Resolver(
-        ["fit", "--config", str(CONFIGS / "digits" / "kd_cutmix.yaml"), *options, "--epoch_factor=1.5"]
-    ).resolved()
+    resolved = read_fit_config(["--config", str(CONFIGS / "digits" / "kd_cutmix.yaml"), *options, "--epoch_factor=1.5"])
     assert resolved["trainer"]["max_epochs"] == 18
     scheduler = resolved["model"]["init_args"].get("lr_scheduler")
     assert scheduler is None if not schedule else expected.items() <= scheduler["init_args"].items()

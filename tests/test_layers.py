@@ -23,7 +23,6 @@ LAYERS = [
     {"studies"},
     {"__main__"},
 ]
-SIDEWAYS = {("cli", "studies")}
 NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"metrics", "revision_selection", "picking"}
 
 
@@ -34,12 +33,6 @@ PRIVATE = {
     *("batch_progress", "epoch_loop", "epoch_progress", "fit_loop", "validate_loop", "test_loop", "predict_loop"),
     *("batch_to_device", "convert_input", "convert_module", "forward_context", "precision_plugin"),
     *("Tqdm", "extract_batch_size", "is_enabled", "log_every_n_steps", "progress_bar_callback"),
-}
-# Files that other branches mend; empty when they are merged.
-TODO = {
-    "cli.py",
-    "studies/audit/trainer.py",
-    "studies/compare/cells.py",
 }
 
 
@@ -68,7 +61,7 @@ def test_imports_go_downwards_only(file):
         if not name.startswith("ida_lightning"):
             continue
         other = name.split(".")[1]
-        if other != own and (own, other) not in SIDEWAYS:
+        if other != own:
             assert height[other] < height[own], f"{own} imports {other}"
 
 
@@ -103,7 +96,7 @@ def test_private_names_of_lightning_are_in_one_file(file):
     if relative == "lightning_internals.py":
         assert used
     else:
-        assert bool(used) == (relative in TODO), f"{relative}: {', '.join(sorted(used)) or 'mended'}"
+        assert not used, f"{relative}: {', '.join(sorted(used))}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))

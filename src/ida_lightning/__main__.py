@@ -6,8 +6,9 @@ import sys
 
 import torch.distributed as dist
 
-from ida_lightning.cli import IDACLI, one_line
+from ida_lightning.cli import one_line
 from ida_lightning.errors import InputError
+from ida_lightning.studies.audit.command import AuditCLI
 from ida_lightning.studies.compare import compare
 
 
@@ -24,7 +25,7 @@ def main(args: list[str] | None = None) -> None:
             if failed:
                 raise SystemExit(failed)
         else:
-            IDACLI(args)
+            AuditCLI(args).run()
     except InputError as error:
         print(f"ida-lightning: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None

@@ -1,4 +1,4 @@
-"""The command ``ida-lightning``: LightningCLI over this package's modules, data modules and callbacks."""
+"""LightningCLI over this package's modules, data modules and callbacks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pickle
 import re
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import lightning as L
 from jsonargparse import Namespace
@@ -23,26 +23,37 @@ import ida_lightning.modules  # noqa: F401
 from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
-from ida_lightning.studies.audit import AuditTrainer
+from ida_lightning.lightning_internals import BuildThenRun
 
+# Options of methods that have gone, and what to write instead.
+_INSTEAD = {
+    **dict.fromkeys(("role", "added_weight"), "AddedTermCallback with method: and weight:"),
+    **dict.fromkeys(("compat", "student_softmax", "same_class"), "AuthorsIsotonicCallback"),
+    **dict.fromkeys(("network", "damping", "hessian_rows"), "influence: {network, damping, hessian_rows}"),
+}
 # What a scheduler that is stepped once an epoch counts in epochs.
 _IN_EPOCHS = {"MultiStepLR": "milestones", "StepLR": "step_size", "CosineAnnealingLR": "T_max"}
 _LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}
 
 
-class _Parser(LightningArgumentParser):
-    """A parser whose complaint is one line, and that takes no abbreviation for a key."""
+class Parser(LightningArgumentParser):
+    """A parser that raises one-line :class:`InputError` and accepts no abbreviation of a key."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
+        """Keep the action that subcommands are added to, for further ones."""
+        self.subcommands_action = super().add_subcommands(*args, **kwargs)
+        return self.subcommands_action
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what argparse would print and exit with."""
+        """Raise the message that argparse would print before it exits."""
         raise InputError(_explain(message)) from ex
 
 
 class _ConfigCallback(SaveConfigCallback):
-    """Keeps the whole config with every run: beside its logs and in its logger, callbacks included."""
+    """Saves the whole config of every run, callbacks included, beside its logs and in its logger."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
@@ -52,7 +63,7 @@ class _ConfigCallback(SaveConfigCallback):
         logger = trainer.logger
         if logger is None:
             return
-        folder = Path(getattr(logger, "log_dir", None) or _run_folder(logger))
+        folder = _run_folder(logger)
         text = self.parser.dump(self.config, skip_none=False)
         with replacing(folder / self.config_filename) as unfinished:
             unfinished.write_text(text)
@@ -60,14 +71,28 @@ class _ConfigCallback(SaveConfigCallback):
 
 
 def _run_folder(logger: Logger) -> Path:
-    """A folder of the run's own, for loggers such as W&B that only know a common one."""
-    return Path(logger.save_dir or ".") / str(logger.name) / str(logger.version)
+    """The folder of one run; loggers such as W&B have no ``log_dir`` and only know one for all runs."""
+    return Path(logger.log_dir or Path(logger.save_dir or ".", str(logger.name), str(logger.version)))
 
 
-class IDACLI(LightningCLI):
-    """``fit``, ``validate``, ``test``, ``predict`` and ``audit`` for modules, data and callbacks of this package.
+class IDACLI(BuildThenRun, LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` for modules, data and callbacks of this package.
 
-    The data module tells the model its number of classes, channels and image size.
+    The constructor reads the arguments and builds the data module, the model and the trainer; ``run()`` runs the
+    subcommand. The data module tells the model its number of classes, channels and image size.
+
+    Args:
+        args: of the command line, the subcommand first; None takes them from ``sys.argv``.
+        run: whether the first argument is a subcommand; without one there is nothing to run.
+
+    Raises:
+        InputError: for arguments and configs that cannot be used.
+
+    Example:
+        >>> model = ["--model=ClassificationModule", "--model.model=test_resnet"]
+        >>> cli = IDACLI(["fit", *model, "--data=DigitsDataModule", "--trainer.accelerator=cpu"])
+        >>> cli.model.num_classes, cli.trainer.global_step
+        (10, 0)
     """
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
@@ -79,7 +104,6 @@ class IDACLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=_ConfigCallback,
-            trainer_class=AuditTrainer,
             trainer_defaults={
                 "logger": {
                     "class_path": "lightning.pytorch.loggers.CSVLogger",
@@ -87,19 +111,14 @@ class IDACLI(LightningCLI):
                 }
             },
             seed_everything_default=0,
-            parser_class=_Parser,
+            parser_class=Parser,
             auto_configure_optimizers=False,
             args=args,
             run=run,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's and one that trains nothing."""
-        return {**LightningCLI.subcommands(), "audit": {"model", "datamodule"}}
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what the data know to what the model needs."""
+        """Link the number of classes, channels and image size of the data to the model's arguments."""
         for source, target in _LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
@@ -114,22 +133,28 @@ class IDACLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Read the arguments and apply ``epoch_factor``, once: what a resumed checkpoint adds has it already."""
         super().parse_arguments(parser, args)
-        subcommand = self.config.get("subcommand")
-        arguments = self.config[subcommand] if subcommand else self.config
+        arguments = self.arguments
         factor = arguments.get("epoch_factor", 1.0)
         if factor != 1:
             _prolong(arguments, factor)
             arguments["epoch_factor"] = 1.0
 
+    @property
+    def arguments(self) -> Namespace:
+        """The arguments with their defaults; those of the subcommand, if there is one."""
+        subcommand = self.config.get("subcommand")
+        arguments: Namespace = self.config[subcommand] if subcommand else self.config
+        return arguments
+
+    def plain_config(self) -> dict[str, Any]:
+        """Return the whole config as dictionaries, lists, numbers and texts, every default included."""
+        return dict(json.loads(self.subcommand_parser().dump(self.arguments, format="json", skip_none=False)))
+
     def before_instantiate_classes(self) -> None:
-        """Look for the teacher before anything is built."""
-        arguments = self.config[self.subcommand] if self.subcommand else self.config
-        if self.subcommand == "audit":
-            self._audited = json.loads(self._parser("audit").dump(arguments, format="json", skip_none=False))
-            if "model.init_args.student" in arguments and not arguments.get("student_checkpoint"):  # nobody looks at it
-                arguments["model.init_args.student"] = Namespace(class_path="torch.nn.Identity")  # type: ignore[no-untyped-call]
+        """Check that the teacher's weight file exists before anything is built."""
+        arguments = self.arguments
         checkpoint = arguments.get("model.init_args.teacher_checkpoint")
-        if self.subcommand not in ("fit", "audit") or not checkpoint or Path(checkpoint).is_file():
+        if self.subcommand not in ("fit", *self.commands) or not checkpoint or Path(checkpoint).is_file():
             return
         advice = ""
         for config in arguments.get("config") or []:
@@ -137,10 +162,6 @@ class IDACLI(LightningCLI):
             if sibling.is_file():
                 advice = f"; train the teacher first: ida-lightning fit --config {sibling}"
         raise InputError(f"teacher_checkpoint: expected a weight file, found nothing at {checkpoint}{advice}")
-
-    def before_audit(self) -> None:
-        """Let the report hold the config as it was given."""
-        cast(AuditTrainer, self.trainer).audited_config = self._audited
 
     def instantiate_classes(self) -> None:
         """Build the data, the model and the trainer."""
@@ -152,14 +173,43 @@ class IDACLI(LightningCLI):
                 raise
             raise InputError(_explain(str(error))) from error
 
-    def _parse_ckpt_path(self) -> None:
-        path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
+    def read_checkpoint_config(self) -> None:
+        """Check the checkpoint that is to be resumed or evaluated while reading it."""
+        path = self.arguments.get("ckpt_path")
         if path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
             raise InputError(f"ckpt_path: expected a checkpoint, found nothing at {path}")
         try:
-            super()._parse_ckpt_path()
+            super().read_checkpoint_config()
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, AttributeError) as error:
             raise InputError(f"ckpt_path: {path} is damaged or no checkpoint ({one_line(str(error))})") from error
+
+
+class _ConfigReader(IDACLI):
+    """Reads a config as ``fit`` does, and builds nothing."""
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
+def read_fit_config(args: list[str]) -> dict[str, Any]:
+    """Return the whole config that ``fit`` would run with, every default included; nothing is built.
+
+    Args:
+        args: of the command line, after ``fit``.
+
+    Raises:
+        InputError: for keys and values that ``fit`` would refuse.
+
+    Example:
+        >>> model = ["--model=ClassificationModule", "--model.model=test_resnet"]
+        >>> config = read_fit_config([*model, "--data=DigitsDataModule"])
+        >>> config["trainer"]["devices"], config["seed_everything"]
+        ('auto', 0)
+    """
+    return _ConfigReader(["fit", *args]).plain_config()
 
 
 def _prolong(arguments: Namespace, factor: float) -> None:
@@ -188,22 +238,24 @@ def _prolong(arguments: Namespace, factor: float) -> None:
 
 
 def one_line(message: str) -> str:
-    """A message with every run of white space made one blank."""
+    """Replace every run of white space in a message by one blank."""
     return " ".join(message.split())
 
 
 def _explain(message: str) -> str:
-    """The informative part of jsonargparse's report on a union of types: the key and what is wrong with it."""
+    """Return the informative part of a message of jsonargparse: the key and what is wrong with it."""
     key = re.match(r'Parser key "(.+?)":', message)
     errors = re.search(r"Errors:\n(.*?)(?:\n\s*Given value|$)", message, re.DOTALL)
     if not errors:
-        return one_line(message)
+        return (f"{key[1]}: " if key else "") + one_line(message[key.end() if key else 0 :]).strip()
     reasons = dict.fromkeys(one_line(part) for part in re.split(r"(?:^|\n)\s*- ", errors[1]) if part.strip())
     unknown = re.search(r"Expected a dot import path string: (\S+)", message)
     if unknown:
         near = difflib.get_close_matches(unknown[1], _class_names(L.LightningModule, L.LightningDataModule, L.Callback))
         reasons = {f"no class {unknown[1]!r}" + (f"; did you mean {near[0]}?" if near else ""): None}
     useful = [reason for reason in reasons if "NoneType" not in reason] or list(reasons)
+    for option, instead in _INSTEAD.items():
+        useful = [f"{reason}; use {instead}" if f"Option '{option}' is not" in reason else reason for reason in useful]
     value = re.search(r"Given value: (.*)", message)
     if value and not unknown and all(reason.startswith("Expected a <class") for reason in useful):
         useful[-1] += f", got {value[1]}"
@@ -211,7 +263,7 @@ def _explain(message: str) -> str:
 
 
 def _class_names(*bases: type) -> list[str]:
-    found: list[type] = []
+    subclasses: list[type] = []
     for base in bases:
-        found += type.__subclasses__(base)
-    return [kind.__name__ for kind in found] + (_class_names(*found) if found else [])
+        subclasses += type.__subclasses__(base)
+    return [kind.__name__ for kind in subclasses] + (_class_names(*subclasses) if subclasses else [])

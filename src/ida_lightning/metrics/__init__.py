@@ -1,7 +1,7 @@
 """How often, and how far, soft labels break the order of their hard label; agreement and calibration.
 
-Here are pure functions of one batch, most of them with one value per row. The metrics that add up batches and
-processes are in ``ida_lightning.metrics.running``; only those load torchmetrics, which loads matplotlib.
+Here are pure functions of one batch, most of them with one value per row. ``ida_lightning.metrics.running`` has
+T. stddev, which adds up over batches and processes; only that module loads torchmetrics, which loads matplotlib.
 """
 
 from ida_lightning.metrics.calibration import expected_calibration_error, fit_temperature

@@ -31,7 +31,7 @@ def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) ->
 
     Returns:
         A number from 0 to 1 as a tensor ``()``; NaN for an empty batch. The host does not wait for it. For more than
-        one batch use :class:`~ida_lightning.metrics.running.CalibrationError`: a mean over batches is biased.
+        one batch put their rows together first: a mean over batches is biased.
 
     Raises:
         InputError: for shapes or dtypes that do not fit, or fewer than one bin.

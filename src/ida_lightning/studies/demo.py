@@ -7,7 +7,6 @@ out, and leaves a table and a picture in ``outputs/demo``. Further arguments go 
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import time
@@ -23,6 +22,8 @@ from ida_lightning.metrics import moved_mass, violated_rows
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules import DistillationModule
 from ida_lightning.plots import plot_corrections
+from ida_lightning.studies.console import print_line, quiet
+from ida_lightning.studies.tables import markdown_table
 
 _OUT = Path("outputs/demo")
 _JOBS = {
@@ -47,7 +48,7 @@ class Result(NamedTuple):
 
 
 def config_folder() -> Path:
-    """Where the shipped configs are: inside the installed package, or at the root of the repository."""
+    """Return the folder of the shipped configs: inside the installed package, or at the root of the repository."""
     here = Path(__file__).resolve()
     packaged = here.parents[1] / "configs"
     return packaged if packaged.is_dir() else here.parents[3] / "configs"
@@ -57,42 +58,32 @@ def run_job(job: str, extra: list[str]) -> tuple[Result, IDACLI]:
     """Fit one shipped digits config, then test its network."""
     start = time.perf_counter()
     cli = IDACLI(["fit", "--config", str(config_folder() / "digits" / f"{job}.yaml"), *extra])
+    cli.run()
     seconds = time.perf_counter() - start
     fitted = cli.trainer.callback_metrics
     rates = (fitted.get("train/violation_rate"), fitted.get("train/violation_rate_corrected"))
     (tested,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     owner = cli.model.owner
     violation_rate, corrected = (None if rate is None else float(rate) for rate in rates)
-    name, taught_by = _JOBS[job]
-    result = Result(
-        name,
-        taught_by,
-        tested[f"{owner}/test_acc"],
-        tested[f"{owner}/test_nll"],
-        violation_rate,
-        corrected,
-        seconds,
-    )
-    return result, cli
+    accuracy, nll = (tested[f"{owner}/test_{name}"] for name in ("acc", "nll"))
+    return Result(*_JOBS[job], accuracy, nll, violation_rate, corrected, seconds), cli
 
 
 def table(results: list[Result], images: int) -> str:
-    """The results as a Markdown table with what one may read out of it."""
+    """Return the results as a Markdown table with what one may read out of it."""
 
     def percent(rate: float | None) -> str:
         return "" if rate is None else f"{rate:.1%}"
 
-    lines = [
-        "| model | taught by | test accuracy | test NLL | violation rate, before | after | seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = ["model", "taught by", "test accuracy", "test NLL", "violation rate, before", "after", "seconds"]
+    rows = []
     for r in results:
         error = math.sqrt(r.test_acc * (1 - r.test_acc) / images)
-        lines.append(
-            f"| {r.name} | {r.taught_by} | {r.test_acc:.1%} ± {error:.1%} | {r.test_nll:.3f} | "
-            f"{percent(r.violation_rate)} | {percent(r.violation_rate_corrected)} | {r.seconds:.0f} |"
-        )
-    lines += [
+        rates = (percent(r.violation_rate), percent(r.violation_rate_corrected))
+        accuracy = f"{r.test_acc:.1%} ± {error:.1%}"
+        rows.append([r.name, r.taught_by, accuracy, f"{r.test_nll:.3f}", *rates, f"{r.seconds:.0f}"])
+    lines = [
+        *markdown_table(columns, rows),
         "",
         "Violation rate: share of the last epoch's CutMix images whose soft label broke the order of the hard label.",
         f"One seed, {images} test images (± is one standard error): this shows that the method works as described,",
@@ -127,30 +118,25 @@ def draw_picture(data: MixingDataModule, module: DistillationModule, correction:
     return path
 
 
+@quiet()
 def main(extra: list[str] | None = None) -> None:
     """Run the four jobs; print and save the table, save the picture."""
     if extra is None:
         extra = sys.argv[1:]
         sys.argv[1:] = []  # LightningCLI would take them for its own
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-    def say(text: str) -> None:
-        print(text, flush=True)  # noqa: T201
-
     results = []
     for number, job in enumerate(_JOBS, start=1):
-        say(f"\n[{number}/{len(_JOBS)}] {_JOBS[job][0]}: ida-lightning fit --config configs/digits/{job}.yaml")
+        print_line(f"\n[{number}/{len(_JOBS)}] {_JOBS[job][0]}: ida-lightning fit --config configs/digits/{job}.yaml")
         result, cli = run_job(job, extra)
         results.append(result)
     images = len(cli.datamodule.splits["test"])
-    callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = cli.trainer.callbacks
     correction = next(c for c in callbacks if isinstance(c, IsotonicSoftLabelCallback))
     picture = draw_picture(cli.datamodule, cli.model, correction)
     text = table(results, images)
     with replacing(_OUT / "table.md") as unfinished:
         unfinished.write_text(text + "\n")
-    say(f"\n{text}\n\nPicture: {picture}\nTable:   {_OUT / 'table.md'}")
+    print_line(f"\n{text}\n\nPicture: {picture}\nTable:   {_OUT / 'table.md'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""T. stddev of the paper's augmentations: which of them is good for distillation, without training a student."""
+"""Measures T. stddev of the paper's augmentations, which ranks them for distillation without a student."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 from ida_lightning.data import Augmentation, MixingDataModule
 from ida_lightning.errors import InputError
 from ida_lightning.metrics import prediction_entropy
-from ida_lightning.metrics.running.stddev import TeacherStddev
+from ida_lightning.metrics.running import TeacherStddev
 from ida_lightning.mixing import Mixing, mix_images
 from ida_lightning.picking import pick
-from ida_lightning.studies.audit.measure import fetch
+from ida_lightning.studies.audit.measure import endless_batches
 from ida_lightning.studies.audit.report import Measurement
 
 # Of 64 images clean and 64 augmented; the paper's number.
@@ -69,7 +69,7 @@ def measure_stddev(
         InputError: for fewer batches than two vectors need.
 
     References:
-        Wang et al., NeurIPS 2022, arXiv 2012.02909; see :class:`~ida_lightning.metrics.running.stddev.TeacherStddev`.
+        Wang et al., NeurIPS 2022, arXiv 2012.02909; see :class:`~ida_lightning.metrics.running.TeacherStddev`.
     """
     view = copy(data)
     view.trainer = None  # no process but this one, and epoch 0
@@ -80,19 +80,22 @@ def measure_stddev(
         raise InputError("data: expected training images, got none")
     metrics: dict[str, TeacherStddev] = {}
     rows: dict[str, int] = {}
-    fetched = fetch(loader)
+    loaded = endless_batches(loader)
     for _ in progress(range(batches)):
-        epoch, number, plain = next(fetched)
+        epoch, number, plain = next(loaded)
         images = data.transfer_batch_to_device(plain, device, 0).inputs
         rng = view.batch_generator(epoch, number)
         answers = _answers(data, data.augmentation.apply(images, rng, data.mean), rng, teacher, student)
         for name, logits in answers.items():
             metric = metrics.setdefault(name, TeacherStddev(data.num_classes, 2 * STEPS).to(device))
-            for each in (answers["identity"], logits):
-                metric.update(each[torch.isfinite(each).all(1)].softmax(1))
+            for shown in (answers["identity"], logits):
+                metric.update(shown[torch.isfinite(shown).all(1)].softmax(1))
             rows[name] = rows.get(name, 0) + len(logits)
-    found = {name: (float(metric.compute()), rows[name]) for name, metric in metrics.items()}
-    return [Measurement(name, "all", "t_stddev", *found[name]) for name in AUGMENTATIONS if name in found]
+    return [
+        Measurement(name, "all", "t_stddev", float(metrics[name].compute()), rows[name])
+        for name in AUGMENTATIONS
+        if name in metrics
+    ]
 
 
 def _answers(
@@ -102,7 +105,7 @@ def _answers(
     teacher: Callable[[Tensor], Tensor],
     student: Callable[[Tensor], Tensor] | None,
 ) -> dict[str, Tensor]:
-    """The teacher's logits of uint8 images and of every augmentation of them; each has random numbers of its own."""
+    """Return the teacher's logits of uint8 images and of every augmentation, each with its own random numbers."""
     plain = {
         "flip": Augmentation(flip=True),
         "crop_flip": Augmentation(flip=True, crop_padding=max(1, data.image_size // 8)),
@@ -120,7 +123,7 @@ def _answers(
     for name, mixing in mixings.items():
         plan = mixing.draw(len(clean), (clean.shape[2], clean.shape[3]), streams[name])
         shown[name] = clean if plan is None else mix_images(clean, plan)
-    answers = {name: teacher(each) for name, each in shown.items()}
+    answers = {name: teacher(view) for name, view in shown.items()}
     pool = torch.cat((answers["cutmix"], answers.pop("second")))
     answers["cutmixpick_teacher"] = pool[pick(prediction_entropy(pool), 0.5)]
     if student is not None:
@@ -129,7 +132,7 @@ def _answers(
     return answers
 
 
-def agreement_with_paper(found: Iterable[Measurement]) -> float:
-    """Spearman's rank correlation of T. stddev here and in the paper, over the augmentations that were measured."""
-    pairs = [(-AUGMENTATIONS[each.mixing], each.value) for each in found]
+def agreement_with_paper(measurements: Iterable[Measurement]) -> float:
+    """Return Spearman's rank correlation of T. stddev here and in the paper, over the measured augmentations."""
+    pairs = [(-AUGMENTATIONS[measured.mixing], measured.value) for measured in measurements]
     return float(spearmanr(*zip(*pairs, strict=True)).statistic)

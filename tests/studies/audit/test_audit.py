@@ -259,9 +259,7 @@ def test_the_four_files_agree_and_the_page_needs_nothing_else(capsys):
 
 def test_the_picture_has_tau_and_coverage(monkeypatch):
     drawn = []
-    monkeypatch.setattr(
-        "ida_lightning.studies.audit.trainer.draw", lambda *args: drawn.append(draw(*args)) or drawn[-1]
-    )
+    monkeypatch.setattr("ida_lightning.studies.audit.run.draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
     content = audit("ConfusedTeacher")
     panels = {panel.get_title(): [bar.get_height() for bar in panel.patches] for panel in drawn[0].axes}
 

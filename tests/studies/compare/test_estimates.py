@@ -36,7 +36,7 @@ def fraction(right, images):
 
 
 def settings(tmp_path, *methods):
-    return Settings("fit.yaml", {method: {} for method in methods}, (0, 1, 2), "kd", tmp_path)
+    return Settings("fit.yaml", {method: {} for method in methods}, [0, 1, 2], "kd", str(tmp_path))
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])

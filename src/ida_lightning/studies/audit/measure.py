@@ -1,4 +1,4 @@
-"""What a teacher says about training images, row by row."""
+"""Measures what a teacher answers on training images, row by row."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Rows(NamedTuple):
 
 
 def corrected_name(quantity: str, space: str, temperature: float) -> str:
-    """How a quantity of a correction is called, such as ``moved_mass/logits/T4.5``."""
+    """Name a quantity of a correction, such as ``moved_mass/logits/T4.5``."""
     return f"{quantity}/{space}/T{temperature:g}"
 
 
 def audited_mixings(configured: Mixing) -> dict[str, Mixing]:
-    """The ways of mixing that are measured, by name: alpha as configured, every image mixed, draws per sample."""
+    """Return the audited ways of mixing by name: alpha as configured, every image mixed, draws per sample."""
     kinds: list[MixingKind] = ["mixup", "cutmix", "both"]
     if configured.kind == "mosaic":
         kinds.append("mosaic")
@@ -87,7 +87,7 @@ def measure(
         progress: wraps the numbers of the batches, to show how far it is.
 
     Returns:
-        What was found, by way of mixing.
+        The measured rows, by way of mixing and for ``validation``.
 
     Raises:
         InputError: for a training split without a batch, and a teacher whose logits are never finite.
@@ -102,27 +102,26 @@ def measure(
         raise InputError("data: expected training images, got none")
     if batches is None:
         batches = min(len(loader), -(-_ENOUGH // data.batch_size))
-    found: dict[str, list[tuple[dict[str, Tensor], int]]] = {name: [] for name in views}
-    fetched = fetch(loader)
+    parts: dict[str, list[tuple[dict[str, Tensor], int]]] = {name: [] for name in (*views, "validation")}
+    loaded = endless_batches(loader)
     for _ in progress(range(batches)):
-        epoch, number, plain = next(fetched)
+        epoch, number, plain = next(loaded)
         plain = data.transfer_batch_to_device(plain, device, 0)
         for name, view in views.items():
             batch = view.mix(plain, view.batch_generator(epoch, number))
-            found[name].append(_measured(teacher(batch.inputs), batch.label_mix, temperature, revise))
-    found["validation"] = []
-    for fetched_plain in islice(data.val_dataloader(), batches):
-        plain = data.transfer_batch_to_device(fetched_plain, device, 0)
+            parts[name].append(_measured(teacher(batch.inputs), batch.label_mix, temperature, revise))
+    for batch in islice(data.val_dataloader(), batches):
+        plain = data.transfer_batch_to_device(batch, device, 0)
         logits = teacher(data.normalise(plain.inputs))
-        found["validation"].append(_measured(logits, plain.label_mix, temperature, revise))
-    return {name: _joined(name, parts) for name, parts in found.items()}
+        parts["validation"].append(_measured(logits, plain.label_mix, temperature, revise))
+    return {name: _joined(name, batches_of) for name, batches_of in parts.items()}
 
 
 _ENOUGH = 10_000
 
 
-def fetch(loader: DataLoader[MixedBatch]) -> Iterator[tuple[int, int, MixedBatch]]:
-    """Batches as loaded, epoch after epoch without end: the epoch, the number in it, and the batch."""
+def endless_batches(loader: DataLoader[MixedBatch]) -> Iterator[tuple[int, int, MixedBatch]]:
+    """Yield batches as loaded, epoch after epoch without end: the epoch, the number in it, and the batch."""
     epoch = 0
     while True:
         if isinstance(loader.sampler, DistributedSampler):
@@ -147,7 +146,7 @@ def _joined(name: str, parts: list[tuple[dict[str, Tensor], int]]) -> Rows:
 
 
 def measure_rows(logits: Tensor, label_mix: LabelMix, temperature: float, revise: Revise) -> dict[str, Tensor]:
-    """Everything that is measured of one batch, on the CPU; ``(batch,)`` and float64 where nothing else is said.
+    """Measure one batch; the quantities are on the CPU, ``(batch,)`` and float64 where nothing else is said.
 
     * ``labels``, ``heaviest``, ``classes``: see :class:`Rows`;
     * ``accuracy``: the largest logit is that of the heaviest class;
@@ -160,20 +159,20 @@ def measure_rows(logits: Tensor, label_mix: LabelMix, temperature: float, revise
     order = label_mix.order()
     second = order.labels[:, 1 if order.labels.shape[1] > 1 else 0]
     mix_classes = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, order.labels, True)
-    found = {
+    measured = {
         "labels": torch.stack((order.labels[:, 0], second), 1),
         "heaviest": order.weights[:, 0].clamp(max=1),
         "classes": order.present.sum(1),
         "accuracy": logits.argmax(1) == order.labels[:, 0],
         **order_statistics(logits, label_mix)._asdict(),
     }
-    for each in dict.fromkeys((temperature, 1.0)):
-        before, logs = (logits / each).softmax(1), (logits / each).log_softmax(1)
+    for scale in dict.fromkeys((temperature, 1.0)):
+        before, logs = (logits / scale).softmax(1), (logits / scale).log_softmax(1)
         # As the callbacks do it: what is in order stays bit for bit, or is what the revision makes of it.
         violated = violated_rows(before, label_mix)[:, None]
-        afters: dict[str, Tensor] = {"revision": revise(before, label_mix, each)}
+        afters: dict[str, Tensor] = {"revision": revise(before, label_mix, scale)}
         for space in SPACES:
-            afters[space] = torch.where(violated, correct_soft_labels(before, label_mix, each, space), before)
+            afters[space] = torch.where(violated, correct_soft_labels(before, label_mix, scale, space), before)
         for name, after in afters.items():
             gain = after - before
             to_heaviest = gain.gather(1, order.labels[:, :1])[:, 0]
@@ -185,7 +184,7 @@ def measure_rows(logits: Tensor, label_mix: LabelMix, temperature: float, revise
                 "to_others": to_mix - to_heaviest,
                 "to_rest": (gain * ~mix_classes).sum(1),
             }
-            found |= {corrected_name(key, name, each): value for key, value in quantities.items()}
+            measured |= {corrected_name(key, name, scale): value for key, value in quantities.items()}
     whole = ("labels", "classes")
     # On the host first: not every accelerator has float64.
-    return {name: value.cpu() if name in whole else value.cpu().double() for name, value in found.items()}
+    return {name: value.cpu() if name in whole else value.cpu().double() for name, value in measured.items()}

@@ -11,6 +11,7 @@ from ida_lightning.studies.audit.measure import CORRECTIONS, corrected_name
 from ida_lightning.studies.audit.report import Pair, Report
 from ida_lightning.studies.audit.verdict import Verdict, percent
 from ida_lightning.studies.stddev import agreement_with_paper
+from ida_lightning.studies.tables import html_table
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -31,67 +32,62 @@ _RATES = {
     "covers_any": "a class in top 2",
     "covers_all": "all in top 2",
 }
+_MOVES = ("moved_mass", "correction_kl")
 
 
 def write_page(report: Report, verdict: Verdict, picture: bytes) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         report: the numbers.
         verdict: what they mean.
         picture: a PNG file.
     """
-    configured, facts = report.configured, report.facts
-    temperatures = list(dict.fromkeys((configured.temperature, 1.0)))
-    moved = corrected_name("moved_mass", configured.space, configured.temperature)
-    by_lambda = ["several classes", *report.lambda_bins(report.mixed), "one class"]
-    pairs = report.worst_pairs[report.mixed]
+    facts, mixed, pairs = report.facts, html.escape(report.mixed), report.worst_pairs[report.mixed]
+    encoded = base64.b64encode(picture).decode()
+    spaces = [(name, each) for each in dict.fromkeys((report.configured.temperature, 1.0)) for name in CORRECTIONS]
+    lambdas = [*_RATES, report.configured.moved]
+    bins = ["several classes", *report.lambda_bins(report.mixed), "one class"]
+
+    def rates(mixing: str, metrics: Iterable[str], rows: str = "all") -> list[str]:
+        values = [(metric, report.value(mixing, metric, rows)) for metric in metrics]
+        shown = [f"{value:.3f}" if metric == "tau" else percent(value) for metric, value in values]
+        return [*shown, f"{report.rows(mixing, rows):,}"]
+
+    def moved(mixing: str, name: str, temperature: float) -> str:
+        mass, kl = (report.value(mixing, corrected_name(key, name, temperature)) for key in _MOVES)
+        return f"{percent(mass)}; {kl:.4f}"
+
     parts = [
         "<h1>Audit of a teacher</h1>",
-        f'<p class="verdict"><b>{_text(verdict.headline)}</b></p>',
+        f'<p class="verdict"><b>{html.escape(verdict.headline)}</b></p>',
         _list(verdict.reasons),
-        f"<p>Thresholds (this audit: <b>{_text(verdict.code)}</b>):</p>",
+        f"<p>Thresholds (this audit: <b>{html.escape(verdict.code)}</b>):</p>",
         _list(verdict.thresholds),
-        f'<p><img alt="violations, moved mass, pairs" src="data:image/png;base64,{_base64(picture)}"></p>',
+        f'<p><img alt="violations, moved mass, pairs" src="data:image/png;base64,{encoded}"></p>',
         "<h2>Order, by way of mixing</h2>",
-        _table(
-            ["", *_RATES.values(), "rows"],
-            [
-                [mixing, *(_value(report, mixing, metric) for metric in _RATES), f"{report.rows(mixing):,}"]
-                for mixing in report.mixings
-            ],
-        ),
+        html_table(["", *_RATES.values(), "rows"], [[name, *rates(name, _RATES)] for name in report.mixings]),
         "<h2>Target that a correction moves</h2>",
         "<p>The isotonic correction by space, and label revision. Share of the soft label (total variation), and "
         "KL(corrected || soft label) in nats.</p>",
-        _table(
-            ["", *(f"{name}, T = {each:g}" for each in temperatures for name in CORRECTIONS)],
-            [[mixing, *_corrections(report, mixing, temperatures)] for mixing in report.mixings],
+        html_table(
+            ["", *(f"{name}, T = {temperature:g}" for name, temperature in spaces)],
+            [[mixing, *(moved(mixing, *space) for space in spaces)] for mixing in report.mixings],
         ),
-        f"<h2>By the share of the heaviest class ({_text(report.mixed)})</h2>",
-        _table(
+        f"<h2>By the share of the heaviest class ({mixed})</h2>",
+        html_table(
             ["share", *_RATES.values(), "target moved", "rows"],
-            [
-                [
-                    name,
-                    *(_value(report, report.mixed, metric, name) for metric in [*_RATES, moved]),
-                    f"{report.rows(report.mixed, name):,}",
-                ]
-                for name in by_lambda
-                if report.rows(report.mixed, name)
-            ],
+            [[name, *rates(report.mixed, lambdas, name)] for name in bins if report.rows(report.mixed, name)],
         ),
-        f"<h2>Worst pairs of classes ({_text(report.mixed)})</h2>",
+        f"<h2>Worst pairs of classes ({mixed})</h2>",
         f"<p>{pairs.judged:,} of {pairs.pairs:,} pairs have {pairs.least_rows} images or more; the others are not "
         "judged. The worst of many small groups are partly chance.</p>",
-        *(
-            f"<h3>{title}</h3>" + _pairs(found)
-            for title, found in (("Most target moved", pairs.by_moved_mass), ("Most violations", pairs.by_violated))
-        ),
+        "<h3>Most target moved</h3>" + _pairs(pairs.by_moved_mass),
+        "<h3>Most violations</h3>" + _pairs(pairs.by_violated),
         *_stddevs(report),
         "<h2>What was audited</h2>",
-        _table(["", ""], [[key, _plain(value)] for key, value in facts.items() if key != "config"]),
-        f"<pre>{_text(json.dumps(facts['config'], indent=1))}</pre>",
+        html_table(["", ""], [[key, _plain(value)] for key, value in facts.items() if key != "config"]),
+        f"<pre>{html.escape(json.dumps(facts['config'], indent=1))}</pre>",
         "<p><small>All numbers: audit.json; one a line: audit.csv.</small></p>",
     ]
     head = f'<meta charset="utf-8"><title>Audit of a teacher</title><style>{_STYLE}</style>'
@@ -101,63 +97,31 @@ def write_page(report: Report, verdict: Verdict, picture: bytes) -> str:
 def _stddevs(report: Report) -> list[str]:
     if not report.stddevs:
         return []
-    agreement = agreement_with_paper(report.stddevs)
+    identity, agreement = report.stddevs[0].value, agreement_with_paper(report.stddevs)
     return [
         "<h2>T. stddev, by augmentation</h2>",
         "<p>How much the teacher's mean answer varies; lower is better for distillation (Wang et al., NeurIPS 2022). "
         f"In the paper's order on CIFAR-100, the worst first; Spearman's correlation with it is {agreement:.2f}.</p>",
-        _table(
+        html_table(
             ["", "T. stddev", "of identity", "images"],
-            [
-                [name, f"{value:.5f}", percent(value / report.stddevs[0].value), f"{rows:,}"]
-                for name, _, _, value, rows in report.stddevs
-            ],
+            [[m.mixing, f"{m.value:.5f}", percent(m.value / identity), f"{m.rows:,}"] for m in report.stddevs],
         ),
     ]
 
 
-def _corrections(report: Report, mixing: str, temperatures: Iterable[float]) -> list[str]:
-    return [
-        f"{percent(report.value(mixing, corrected_name('moved_mass', name, each)))}; "
-        f"{report.value(mixing, corrected_name('correction_kl', name, each)):.4f}"
-        for each in temperatures
-        for name in CORRECTIONS
-    ]
-
-
-def _value(report: Report, mixing: str, metric: str, rows: str = "all") -> str:
-    value = report.value(mixing, metric, rows)
-    return f"{value:.3f}" if metric == "tau" else percent(value)
-
-
-def _pairs(found: Sequence[Pair]) -> str:
-    return _table(
+def _pairs(pairs: Sequence[Pair]) -> str:
+    return html_table(
         ["classes", "images", "order broken", "target moved"],
         [
             [" + ".join(pair.classes), f"{pair.rows:,}", percent(pair.violated), percent(pair.moved_mass)]
-            for pair in found
+            for pair in pairs
         ],
     )
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "<table>" + row(head, "th") + "".join(row(line, "td") for line in lines) + "</table>"
-
-
 def _list(sentences: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences) + "</ul>"
+    return "<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences) + "</ul>"
 
 
 def _plain(value: object) -> str:
     return ", ".join(f"{key} {_plain(part)}" for key, part in value.items()) if isinstance(value, dict) else str(value)
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
-
-
-def _text(text: str) -> str:
-    return html.escape(text)

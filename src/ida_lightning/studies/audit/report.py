@@ -1,18 +1,18 @@
-"""From rows to numbers: means by way of mixing and share, and the class pairs that come out worst."""
+"""Reduces rows to numbers: means by way of mixing and share, and the worst pairs of classes."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ida_lightning.studies.audit.measure import Rows
+from ida_lightning.studies.audit.measure import Rows, corrected_name
+from ida_lightning.studies.tables import csv_table
 
 LAMBDA_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LEAST_ROWS = 5  # of a pair of classes that is judged
@@ -38,8 +38,9 @@ class Measurement(NamedTuple):
     rows: int
 
 
-class Pair(NamedTuple):
-    """How two classes fare where they are the heaviest of an image; ``moved_mass`` is that of the configured space."""
+@dataclass(frozen=True)
+class Pair:
+    """Rates of the images whose two heaviest classes are these; ``moved_mass`` is that of the configured space."""
 
     classes: tuple[str, str]
     rows: int
@@ -47,7 +48,8 @@ class Pair(NamedTuple):
     moved_mass: float
 
 
-class WorstPairs(NamedTuple):
+@dataclass(frozen=True)
+class WorstPairs:
     """The worst of the pairs that have at least ``least_rows`` images.
 
     Attributes:
@@ -84,6 +86,11 @@ class Configured(NamedTuple):
     role: str | None
     temperature: float
 
+    @property
+    def moved(self) -> str:
+        """Name the moved mass in the configured space at the configured temperature."""
+        return corrected_name("moved_mass", self.space, self.temperature)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -103,28 +110,24 @@ class Report:
     worst_pairs: dict[str, WorstPairs]
     stddevs: Sequence[Measurement] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_found", {found[:3]: found for found in self.measurements})
-
-    def find(self, mixing: str, metric: str, rows: str = "all") -> Measurement | None:
-        """One measurement, None if there were no such rows."""
-        found: dict[tuple[str, str, str], Measurement] = self._found  # type: ignore[attr-defined]
-        return found.get((mixing, rows, metric))
+    @cached_property
+    def _by_key(self) -> dict[tuple[str, str, str], Measurement]:
+        return {(m.mixing, m.bin, m.metric): m for m in self.measurements}
 
     def value(self, mixing: str, metric: str, rows: str = "all") -> float:
-        """The value of one measurement, NaN if there were no such rows."""
-        found = self.find(mixing, metric, rows)
-        return float("nan") if found is None else found.value
+        """Return the value of one measurement, NaN if there were no such rows."""
+        measurement = self._by_key.get((mixing, rows, metric))
+        return float("nan") if measurement is None else measurement.value
 
     def rows(self, mixing: str, rows: str = "all") -> int:
-        """How many rows there were."""
-        found = self.find(mixing, "violated", rows)
-        return 0 if found is None else found.rows
+        """Return the number of rows of a bin."""
+        measurement = self._by_key.get((mixing, rows, "violated"))
+        return 0 if measurement is None else measurement.rows
 
     @property
     def mixings(self) -> list[str]:
-        """Every way of mixing, in order."""
-        return list(dict.fromkeys(found.mixing for found in self.measurements))
+        """All measured ways of mixing, in order."""
+        return list(dict.fromkeys(m.mixing for m in self.measurements))
 
     @property
     def mixed(self) -> str:
@@ -132,65 +135,55 @@ class Report:
         return "both" if self.configured.mixing == "clean" else self.configured.mixing
 
     def lambda_bins(self, mixing: str) -> list[str]:
-        """Those bins of the heaviest share that have rows."""
-        known = dict.fromkeys(found.bin for found in self.measurements if found.mixing == mixing)
+        """List the bins of the heaviest share that have rows."""
+        known = dict.fromkeys(m.bin for m in self.measurements if m.mixing == mixing)
         return [name for name in known if name[0].isdigit() or name.startswith("below")]
 
     def json(self, **more: Any) -> str:
-        """Everything as JSON."""
+        """Return everything as JSON."""
         content = {
             **self.facts,
             "configured": self.configured._asdict(),
             **more,
-            "worst_pairs": {
-                name: {
-                    **worst._asdict(),
-                    "by_violated": [pair._asdict() for pair in worst.by_violated],
-                    "by_moved_mass": [pair._asdict() for pair in worst.by_moved_mass],
-                }
-                for name, worst in self.worst_pairs.items()
-            },
-            "measurements": [found._asdict() for found in (*self.measurements, *self.stddevs)],
+            "worst_pairs": {name: asdict(worst) for name, worst in self.worst_pairs.items()},
+            "measurements": [m._asdict() for m in (*self.measurements, *self.stddevs)],
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     def csv(self) -> str:
-        """The measurements, one a line."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(Measurement._fields)
-        writer.writerows((*self.measurements, *self.stddevs))
-        return text.getvalue()
+        """Return the measurements as CSV, one a line."""
+        return csv_table([m._asdict() for m in (*self.measurements, *self.stddevs)])
 
 
 def bins(rows: Rows) -> dict[str, np.ndarray]:
-    """Bool ``(rows,)`` by name: ``all``, ``several classes``, those by the share of the heaviest, ``one class``.
+    """Return the rows of every bin, bool ``(rows,)`` by name.
 
-    Images of one class, unmixed or mixed with their own kind, have a bin to themselves: they have no second class and
-    would all fall into the last bin of the shares. A bin holds its lower edge, the last one both.
+    The bins: ``all``, ``several classes``, those by the share of the heaviest, and ``one class``. Images of one class,
+    unmixed or mixed with their own kind, have a bin to themselves: they have no second class and would all fall into
+    the last bin of the shares. A bin holds its lower edge, the last one both.
     """
     several = rows.classes > 1
-    found = {"all": np.ones_like(several), "several classes": several}
-    found[f"below {LAMBDA_EDGES[0]:g}"] = several & (rows.heaviest < LAMBDA_EDGES[0])  # three images or more
+    inside = {"all": np.ones_like(several), "several classes": several}
+    inside[f"below {LAMBDA_EDGES[0]:g}"] = several & (rows.heaviest < LAMBDA_EDGES[0])  # three images or more
     for low, high in pairwise(LAMBDA_EDGES):
         below = rows.heaviest <= high if high == LAMBDA_EDGES[-1] else rows.heaviest < high
-        found[f"{low:g}-{high:g}"] = several & (rows.heaviest >= low) & below
-    return {**found, "one class": ~several}
+        inside[f"{low:g}-{high:g}"] = several & (rows.heaviest >= low) & below
+    return {**inside, "one class": ~several}
 
 
 def summarise(mixing: str, rows: Rows) -> list[Measurement]:
-    """Means by bin; rows whose order says nothing at all have no tau and do not count in it."""
-    found = []
+    """Average every quantity by bin; rows whose order says nothing at all have no tau and do not count in it."""
+    means = []
     for name, inside in bins(rows).items():
         for metric, values in rows.values.items():
             counted = values[inside & ~np.isnan(values)]
             if len(counted):
-                found.append(Measurement(mixing, name, metric, float(counted.mean()), len(counted)))
-    return found
+                means.append(Measurement(mixing, name, metric, float(counted.mean()), len(counted)))
+    return means
 
 
 def worst_pairs(rows: Rows, moved: str, class_names: list[str]) -> WorstPairs:
-    """Which classes are worst together.
+    """Find the pairs of classes with most violations and with most mass moved.
 
     Args:
         rows: of one way of mixing.
@@ -198,21 +191,17 @@ def worst_pairs(rows: Rows, moved: str, class_names: list[str]) -> WorstPairs:
         class_names: of all classes.
     """
     several = rows.classes > 1
-    pairs, place = np.unique(np.sort(rows.labels[several], 1), axis=0, return_inverse=True)
-    place = place.ravel()
-    counts = np.bincount(place, minlength=len(pairs))
+    pairs, number = np.unique(np.sort(rows.labels[several], 1), axis=0, return_inverse=True)
+    counts = np.bincount(number.ravel(), minlength=len(pairs))
     violated, mass = (
-        np.bincount(place, rows.values[name][several], len(pairs)) / counts for name in ("violated", moved)
+        np.bincount(number.ravel(), rows.values[name][several], len(pairs)) / counts for name in ("violated", moved)
     )
     judged = np.flatnonzero(counts >= LEAST_ROWS)
 
     def worst(*keys: np.ndarray) -> list[Pair]:
         ranked = judged[np.lexsort([-key[judged] for key in reversed(keys)])][:_WORST]
-        return [
-            Pair(
-                (class_names[pairs[i, 0]], class_names[pairs[i, 1]]), int(counts[i]), float(violated[i]), float(mass[i])
-            )
-            for i in ranked
-        ]
+        names = [(class_names[first], class_names[second]) for first, second in pairs[ranked]]
+        figures = (column[ranked].tolist() for column in (counts, violated, mass))
+        return [Pair(*pair) for pair in zip(names, *figures, strict=True)]
 
     return WorstPairs(len(pairs), len(judged), LEAST_ROWS, worst(violated, mass), worst(mass, violated))

@@ -1,4 +1,4 @@
-"""What the numbers of an audit mean, in plain words, with the thresholds beside them."""
+"""Derives the verdict of an audit and its reasons, in words, from the numbers."""
 
 from __future__ import annotations
 
@@ -32,61 +32,52 @@ class Verdict(NamedTuple):
 
 
 def percent(share: float) -> str:
-    """A share for people; "-" for NaN."""
+    """Write a share in percent; "-" for NaN."""
     if math.isnan(share):
         return "-"
     return f"{100 * share:.{2 if 0 < abs(share) < 0.01 else 1}f} %"
 
 
 def least_accuracy(classes: int) -> float:
-    """Below this accuracy on clean images a teacher is close to chance: twice chance, half-way up for two classes."""
+    """Return the accuracy below which a teacher is close to chance: twice chance, half-way up for two classes."""
     return min(2 / classes, (1 + 1 / classes) / 2)
 
 
 def judge(report: Report) -> Verdict:
-    """The verdict on what the config would do, from the numbers alone."""
-    mixing, space, temperature = report.configured.mixing, report.configured.space, report.configured.temperature
+    """Judge what the config would do, from the numbers alone."""
+    space, temperature = report.configured.space, report.configured.temperature
     least = least_accuracy(report.facts["data"]["classes"])
-    accuracy = report.value("clean", "accuracy")
-    violated = report.value(mixing, "violated")
     moved: dict[str, float] = {
-        each: report.value(mixing, corrected_name("moved_mass", each, temperature)) for each in SPACES
+        name: report.value(report.configured.mixing, corrected_name("moved_mass", name, temperature)) for name in SPACES
     }
-    most = max(moved, key=lambda each: moved[each])
-    images, where = f"{_NAMES[mixing]} images", f"{space} space, T = {temperature:g}"
-    target = f"correcting would move {percent(moved[space])} of the target ({where})"
+    most = max(moved, key=lambda name: moved[name])
+    images = f"on {_NAMES[report.configured.mixing]} images"
+    target = f"correcting would move {percent(moved[space])} of the target ({space} space, T = {temperature:g})"
+    accuracy, violated = report.value("clean", "accuracy"), report.value(report.configured.mixing, "violated")
     if accuracy < least:
-        code, headline = (
-            "teacher_first",
-            f"Train the teacher first: it is right on {percent(accuracy)} of the clean images, close to chance.",
-        )
+        code = "teacher_first"
+        headline = f"Train the teacher first: it is right on {percent(accuracy)} of the clean images, close to chance."
     elif violated < _RARELY:
-        code, headline = (
-            "not_worth_it",
-            f"Not worth it: on {images} the teacher breaks the order in {percent(violated)} of the rows only.",
-        )
+        code = "not_worth_it"
+        headline = f"Not worth it: {images} the teacher breaks the order in {percent(violated)} of the rows only."
     elif moved[space] < HARDLY:
-        elsewhere = (
-            f" In {most} space it would be {percent(moved[most])}."
-            if moved[most] >= HARDLY
-            else " The other spaces change as little."
-        )
-        code, headline = "not_worth_it", f"Not worth it as configured: on {images} {target}.{elsewhere}"
+        code, elsewhere = "not_worth_it", "The other spaces change as little."
+        if moved[most] >= HARDLY:
+            elsewhere = f"In {most} space it would be {percent(moved[most])}."
+        headline = f"Not worth it as configured: {images} {target}. {elsewhere}"
     elif moved[space] < CLEARLY:
-        code, headline = "small", f"A small change: on {images} {target}. An effect on the student may be hard to see."
+        code = "small"
+        headline = f"A small change: {images} {target}. An effect on the student may be hard to see."
     else:
-        code, headline = "worth_comparing", f"Worth a comparison: on {images} {target}."
-    return Verdict(code, headline, _reasons(report, most), _thresholds(least))
-
-
-def _thresholds(least: float) -> list[str]:
-    return [
+        code, headline = "worth_comparing", f"Worth a comparison: {images} {target}."
+    thresholds = [
         f"teacher_first: accuracy on clean training images below {percent(least)}",
         f"not_worth_it: fewer than {100 * _RARELY:g} % of the rows break the order, or less than {100 * HARDLY:g} % of "
         "the target moves in the configured space",
         f"small: {100 * HARDLY:g} to {100 * CLEARLY:g} % of the target moves",
         f"worth_comparing: {100 * CLEARLY:g} % or more moves",
     ]
+    return Verdict(code, headline, _reasons(report, most), thresholds)
 
 
 def _reasons(report: Report, most: str) -> list[str]:
@@ -96,10 +87,15 @@ def _reasons(report: Report, most: str) -> list[str]:
         return report.value(way, metric)
 
     def spaces(at: float) -> str:
-        return ", ".join(f"{each} {percent(value(corrected_name('moved_mass', each, at)))}" for each in SPACES)
+        return ", ".join(f"{name} {percent(value(corrected_name('moved_mass', name, at)))}" for name in SPACES)
 
     def gain(to: str) -> str:
         return f"{100 * value(corrected_name(to, space, temperature)):+.2f}"
+
+    def worst_bin(metric: str) -> str:
+        rates = {name: report.value(report.mixed, metric, name) for name in report.lambda_bins(report.mixed)}
+        name = max(rates, key=lambda name: rates[name])
+        return f"{name} ({percent(rates[name])})"
 
     reasons = [
         f"Violations, {_NAMES[mixing]} ({report.rows(mixing):,} rows): {percent(value('violated'))} of the rows "
@@ -109,13 +105,10 @@ def _reasons(report: Report, most: str) -> list[str]:
         f"Clean training images: accuracy {percent(value('accuracy', 'clean'))}, another class above the image's "
         f"own in {percent(value('rest_above', 'clean'))}, so what is beyond that comes from mixing.",
     ]
-    if lambdas := report.lambda_bins(report.mixed):
-        moved = corrected_name("moved_mass", space, temperature)
-        worst = [max(lambdas, key=lambda name: report.value(report.mixed, key, name)) for key in ("violated", moved)]
+    if report.lambda_bins(report.mixed):
         reasons.append(
-            f"By the share of the heavier class ({_NAMES[report.mixed]}): most violations at {worst[0]} "
-            f"({percent(report.value(report.mixed, 'violated', worst[0]))}), most mass moved at {worst[1]} "
-            f"({percent(report.value(report.mixed, moved, worst[1]))})."
+            f"By the share of the heavier class ({_NAMES[report.mixed]}): most violations at {worst_bin('violated')}, "
+            f"most mass moved at {worst_bin(report.configured.moved)}."
         )
     reasons.append(f"Target moved at T = {temperature:g}: {spaces(temperature)}; most in {most} space.")
     if temperature != 1:
@@ -124,9 +117,7 @@ def _reasons(report: Report, most: str) -> list[str]:
         f"In expectation ({space} space, T = {temperature:g}), in points of 100: heaviest class {gain('to_heaviest')}, "
         f"the image's other classes {gain('to_others')}, all the rest {gain('to_rest')}."
     )
-    reasons += _revision(
-        report, [("clean", "clean"), (report.mixed, _NAMES[report.mixed]), ("validation", "validation")]
-    )
+    reasons += _revision(report)
     if strength is None:
         reasons.append("The config corrects nothing; what is said of it is about softened space, the default.")
     elif strength != 1:
@@ -145,36 +136,33 @@ def _reasons(report: Report, most: str) -> list[str]:
     return reasons
 
 
-def _revision(report: Report, ways: list[tuple[str, str]]) -> list[str]:
-    """What label revision and data selection would do, beside the correction."""
-    space, temperature = report.configured.space, report.configured.temperature
+def _revision(report: Report) -> list[str]:
+    """Describe what label revision and data selection would do, beside the correction."""
     revision, selection = report.facts["revision"], report.facts["selection"]
+    temperature = report.configured.temperature
 
     def shares(metric: str) -> str:
-        return ", ".join(f"{percent(report.value(way, metric))} ({name})" for way, name in ways)
+        ways = {"clean": "clean", report.mixed: _NAMES[report.mixed], "validation": "validation"}
+        return ", ".join(f"{percent(report.value(way, metric))} ({name})" for way, name in ways.items())
 
     sentences = [
         f"Label revision (eta {revision['eta']:g}, {revision['space']} space, T = {temperature:g}): the teacher is "
         f"wrong about the order of {shares('violated')} of the images; revising moves "
         f"{shares(corrected_name('moved_mass', 'revision', temperature))} of the target, correcting "
-        f"{shares(corrected_name('moved_mass', space, temperature))}."
+        f"{shares(report.configured.moved)}."
     ]
     if selection is None:
         return sentences
     if "trusted" not in selection:
         return [*sentences, "Data selection looks at the student, whom an audit does not train."]
-    parts = {
-        "right": selection["trusted_where_right"],
-        f"wrong ({percent(selection['teacher_wrong'])})": selection["trusted_where_wrong"],
-    }
+    parts = {"right": "trusted_where_right", f"wrong ({percent(selection['teacher_wrong'])})": "trusted_where_wrong"}
     trusted = " and ".join(
-        f"{percent(part)} of those where it is {where}" for where, part in parts.items() if part is not None
+        f"{percent(selection[key])} of those where it is {where}"
+        for where, key in parts.items()
+        if selection[key] is not None
     )
     helped = ""
     if selection["score"] == "influence":
         helped = f"; to the first order it helps more than the ground truth on {percent(selection['positive_scores'])}"
-    sentences.append(
-        f"Data selection ({selection['score']}): the teacher teaches {percent(selection['trusted'])} of the training "
-        f"images, {trusted}{helped}."
-    )
-    return sentences
+    sentence = f"Data selection ({selection['score']}): the teacher teaches {percent(selection['trusted'])} of the"
+    return [*sentences, f"{sentence} training images, {trusted}{helped}."]

@@ -8,10 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ida_lightning.cli import IDACLI
+from ida_lightning.cli import read_fit_config
 from ida_lightning.errors import InputError
 from ida_lightning.studies.compare.settings import Settings
 
+Result = dict[str, Any]
 # One run is one process on one device; how it is watched changes no result and is set by run.py.
 _ONE_DEVICE = {"trainer": {"devices": 1, "num_nodes": 1}}
 _WATCHING = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
@@ -40,29 +41,36 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Method and seed, as they stand in messages."""
         return f"{self.method}, seed {self.seed}"
 
+    def last_result(self) -> Result | None:
+        """Read what the cell left when it last finished, with whatever config; None if it never did."""
+        path = self.folder / "cell.json"
+        return dict(json.loads(path.read_text())) if path.is_file() else None
 
-class _Resolver(IDACLI):
-    """Reads fit configs as ``fit`` does, and stops before anything is built."""
+    def change(self) -> str | None:
+        """Say what makes the last result one of another comparison; None if it is of this one, or there is none."""
+        result = self.last_result()
+        if result is None:
+            return None
+        if result["config_sha256"] != self.digest:
+            before, now = _flat(_decisive(result["config"])), _flat(_decisive(self.config))
+            key, *more = [key for key in {**before, **now} if before.get(key) != now.get(key)] or ["config"]
+            others = f" and {len(more)} more" if more else ""
+            return f"{key} was {before.get(key)!r}, is {now.get(key)!r}{others}"
+        teacher = digest_of_file(self.teacher)
+        if teacher is not None and result["teacher_sha256"] != teacher:
+            return f"the teacher's weights {self.teacher} are others"
+        return None
 
-    def before_instantiate_classes(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-    def resolved(self) -> dict[str, Any]:
-        text = self._parser("fit").dump(self.config["fit"], format="json", skip_none=False)
-        return dict(json.loads(text))
+    def result(self) -> Result | None:
+        """Return the cell's figures, if it is finished and they are of this comparison."""
+        return self.last_result() if self.change() is None else None
 
 
 def resolve(what: str, fit: str, *parts: dict[str, Any]) -> dict[str, Any]:
-    """A whole fit config: ``fit``, and parts on top of it in their order, as with several ``--config``.
+    """Read a whole fit config: ``fit``, and parts on top of it in their order, as with several ``--config``.
 
     Args:
         what: the argument, for messages.
@@ -80,35 +88,37 @@ def resolve(what: str, fit: str, *parts: dict[str, Any]) -> dict[str, Any]:
         lists = [key for key, value in trainer.items() if key in ("callbacks", "logger", "plugins") and value]
         configs += [json.dumps(given) for given in ({"trainer": dict.fromkeys(lists)} if lists else {}, part) if given]
     try:
-        return _Resolver(["fit", *(argument for config in configs for argument in ("--config", config))]).resolved()
+        return read_fit_config([argument for config in configs for argument in ("--config", config)])
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
 
 
 def make_cells(settings: Settings) -> list[Cell]:
-    """Every method with every seed, seed by seed, so that a comparison that was stopped has whole seeds.
+    """Make a cell of every method and seed, seed by seed, so that a comparison that was stopped has whole seeds.
 
     Raises:
         InputError: for a method that ``fit`` would refuse.
     """
-    resolve("fit", settings.fit)
-    resolve("common", settings.fit, settings.common)
+    fit = str(settings.fit)
+    resolve("fit", fit)
+    resolve("common", fit, settings.common)
     configs = {
-        name: resolve(f"methods.{name}", settings.fit, settings.common, part, _ONE_DEVICE)
+        name: resolve(f"methods.{name}", fit, settings.common, part or {}, _ONE_DEVICE)
         for name, part in settings.methods.items()
     }
     cells = []
-    for seed in settings.seeds:
+    for seed in map(int, settings.seeds):  # YAML would not write jsonargparse's own kind of int
         for name, config in configs.items():
             seeded = {**config, "seed_everything": seed}
-            folder = settings.output / "cells" / name / f"seed_{seed}"
+            digest = hashlib.sha256(json.dumps(_decisive(seeded), sort_keys=True).encode()).hexdigest()
+            folder = Path(settings.output, "cells", name, f"seed_{seed}")
             teacher = config["model"]["init_args"].get("teacher_checkpoint")
-            cells.append(Cell(name, seed, folder, seeded, digest(seeded), teacher, settings.keep_weights))
+            cells.append(Cell(name, seed, folder, seeded, digest, teacher, settings.keep_weights))
     return cells
 
 
 def exported_by(fit: str) -> str:
-    """The weight file that a fit config leaves.
+    """Return the weight file that a fit config exports.
 
     Raises:
         InputError: if it leaves none.
@@ -119,13 +129,8 @@ def exported_by(fit: str) -> str:
     raise InputError(f"teacher: expected a fit config with an ExportCallback, got none in {fit}")
 
 
-def digest(config: dict[str, Any]) -> str:
-    """SHA-256 of what decides about the results of a fit config."""
-    return hashlib.sha256(json.dumps(_decisive(config), sort_keys=True).encode()).hexdigest()
-
-
 def digest_of_file(path: str | None) -> str | None:
-    """SHA-256 of a weight file; None if there is none."""
+    """Return the SHA-256 of a weight file; None if there is none."""
     if not path or not Path(path).is_file():
         return None
     return _digest_of_version(path, Path(path).stat().st_mtime_ns)
@@ -136,36 +141,17 @@ def _digest_of_version(path: str, time: int) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def result_of(cell: Cell) -> dict[str, Any] | None:
-    """What a finished cell left, of whatever config; None if it did not finish."""
-    path = cell.folder / "cell.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else None
-
-
-def change_since(cell: Cell, result: dict[str, Any]) -> str | None:
-    """What makes a finished cell's result one of another comparison; None if it is of this one."""
-    if result["config_sha256"] != cell.digest:
-        before, now = _flat(_decisive(result["config"])), _flat(_decisive(cell.config))
-        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        key = keys[0] if keys else "config"
-        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        return f"{key} was {before.get(key)!r}, is {now.get(key)!r}{more}"
-    teacher = digest_of_file(cell.teacher)
-    if teacher is not None and result["teacher_sha256"] != teacher:
-        return f"the teacher's weights {cell.teacher} are others"
-    return None
-
-
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a fit config that decide about its results."""
     return {**config, "trainer": {key: value for key, value in config["trainer"].items() if key not in _WATCHING}}
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(config, list):
-        config = {str(place): value for place, value in enumerate(config)}
+        config = {str(index): value for index, value in enumerate(config)}
     if not isinstance(config, dict) or not config:
         return {prefix: config}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,14 +1,15 @@
-"""From finished cells to numbers: means over seeds, and paired differences with their intervals."""
+"""Reduces finished cells to means over seeds, and paired differences with their intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scipy.stats import t
 
-Result = dict[str, Any]
+from ida_lightning.studies.compare.cells import Result
+
 LEVEL = 0.95
 # Of the last epoch's weights, and of those of the best epoch on the validation images.
 WEIGHTS = ("best", "last")
@@ -54,7 +55,7 @@ class Estimate(NamedTuple):
 
     @property
     def told_apart(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
@@ -77,30 +78,39 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def values_of(results: Sequence[Result], method: str, weights: str, key: str) -> dict[int, float]:
-    """A figure of a method by seed, of the seeds that have it."""
-    found = {r["seed"]: r[key] if key == TIME.key else r[weights][key] for r in results if r["method"] == method}
-    return {seed: value for seed, value in found.items() if value is not None}
+    """Return a figure of a method by seed, of the seeds that have it."""
+    values = {r["seed"]: r[key] if key == TIME.key else r[weights][key] for r in results if r["method"] == method}
+    return {seed: value for seed, value in values.items() if value is not None}
 
 
 def level(results: Sequence[Result], method: str, weights: str, metric: Metric) -> Estimate | None:
-    """A method's figure over seeds."""
+    """Estimate a method's figure over seeds."""
     return estimate(list(values_of(results, method, weights, metric.key).values()))
 
 
 def difference(results: Sequence[Result], method: str, reference: str, weights: str, metric: Metric) -> Estimate | None:
-    """Method minus reference, over the seeds that both have: they share initial weights, shuffling and draws."""
+    """Estimate method minus reference over the seeds of both, which share initial weights, shuffling and draws."""
     own, other = (values_of(results, name, weights, metric.key) for name in (method, reference))
     return estimate([own[seed] - other[seed] for seed in own if seed in other])
 
 
+def differences(
+    results: Sequence[Result], methods: Iterable[str], reference: str, weights: str
+) -> Iterator[tuple[str, Metric, Estimate | None]]:
+    """Estimate every method but the reference, in every figure, minus the reference."""
+    for method in methods:
+        for metric in METRICS if method != reference else ():
+            yield method, metric, difference(results, method, reference, weights, metric)
+
+
 def extra_cost(results: Sequence[Result], method: str, reference: str) -> Estimate | None:
-    """Time per step as a share more than the reference's, over the seeds that both have."""
+    """Estimate time per step as a share more than the reference's, over the seeds that both have."""
     own, other = (values_of(results, name, "last", TIME.key) for name in (method, reference))
     return estimate([own[seed] / other[seed] - 1 for seed in own if seed in other])
 
 
 def other_starts(results: Sequence[Result]) -> list[str]:
-    """Seeds whose cells did not all start from the same weights, as different networks cannot."""
+    """List the seeds whose cells did not all start from the same weights, as different networks cannot."""
     starts: dict[int, dict[str, list[str]]] = {}
     for result in results:
         starts.setdefault(result["seed"], {}).setdefault(result["initial_weights"], []).append(result["method"])

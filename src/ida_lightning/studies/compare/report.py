@@ -1,32 +1,31 @@
-"""The tables of a comparison, as CSV and as text."""
+"""Writes the tables of a comparison as CSV and as Markdown."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from ida_lightning.files import replacing
+from ida_lightning.studies.compare.cells import Result
 from ida_lightning.studies.compare.estimates import (
     METRICS,
     TIME,
     WEIGHTS,
     Estimate,
     Metric,
-    Result,
     difference,
+    differences,
     extra_cost,
     level,
     other_starts,
 )
 from ida_lightning.studies.compare.settings import Settings
+from ida_lightning.studies.tables import csv_table, markdown_table
 
 _NAMES = {"best": "the best epoch on validation", "last": "the last epoch"}
 
 
-def write_results(path: Path, results: Sequence[Result]) -> None:
-    """Write ``results.csv``: a row per cell, with every figure of both weights and what training logged."""
+def results_csv(results: Sequence[Result]) -> str:
+    """Return ``results.csv``: a row per cell, with every figure of both weights and what training logged."""
     rows = []
     for result in results:
         row = {key: result[key] for key in ("method", "seed")}
@@ -36,11 +35,11 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
         row |= {key: result[key] for key in ("steps", "seconds_per_step", "seconds", "device")}
         row |= {key: (result[key] or "")[:12] for key in ("initial_weights", "teacher_sha256", "config_sha256")}
         rows.append(row)
-    _write(path, list(dict.fromkeys(key for row in rows for key in row)), rows)
+    return csv_table(rows)
 
 
-def write_summary(path: Path, results: Sequence[Result], settings: Settings) -> None:
-    """Write ``summary.csv``: a row per weights, figure and method, unscaled."""
+def summary_csv(results: Sequence[Result], settings: Settings) -> str:
+    """Return ``summary.csv``: a row per weights, figure and method, unscaled."""
     rows = []
     for weights in WEIGHTS:
         for metric in (*METRICS, TIME) if weights == "last" else METRICS:
@@ -51,51 +50,39 @@ def write_summary(path: Path, results: Sequence[Result], settings: Settings) -> 
                 pair = difference(results, method, settings.reference, weights, metric)
                 row: dict[str, Any] = {"weights": weights, "metric": metric.key, "method": method}
                 row |= {"seeds": own.seeds, "mean": own.mean, "std": own.std}
-                if pair is not None and method != settings.reference:
-                    row |= {"pairs": pair.seeds, "difference": pair.mean, "low": pair.low, "high": pair.high}
-                rows.append(row)
-    columns = ["weights", "metric", "method", "seeds", "mean", "std", "pairs", "difference", "low", "high"]
-    _write(path, columns, rows)
-
-
-def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    with replacing(path) as unfinished, unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+                shown = pair._asdict() if pair is not None and method != settings.reference else {}
+                names = {"pairs": "seeds", "difference": "mean", "low": "low", "high": "high"}
+                rows.append(row | {name: shown.get(key) for name, key in names.items()})
+    return csv_table(rows)
 
 
 def summary(results: Sequence[Result], settings: Settings) -> str:
-    """The comparison as Markdown: levels, differences, and what may be read out of them."""
-    lines = [f"# Comparison on {settings.fit}, reference: {settings.reference}", ""]
+    """Return the comparison as Markdown: levels, differences, and what may be read out of them."""
+    reference = settings.reference
+    lines = [f"# Comparison on {settings.fit}, reference: {reference}", ""]
     for weights in WEIGHTS:
+        levels = []
+        for method in settings.methods:
+            seeds = sum(result["method"] == method for result in results)
+            cells = [_with_std(level(results, method, weights, metric), metric) for metric in (*METRICS, TIME)]
+            cost = extra_cost(results, method, reference) if method != reference else None
+            levels.append([method, str(seeds), *cells, _as_share(cost)])
+        pairs: dict[str, list[str]] = {method: [method] for method in settings.methods if method != reference}
+        for method, metric, pair in differences(results, settings.methods, settings.reference, weights):
+            pairs[method].append(_with_interval(pair, metric))
+        titles = [metric.title for metric in METRICS]
         lines += [f"Test images, weights of {_NAMES[weights]}: mean ± standard deviation over seeds", ""]
-        lines += [*_levels(results, settings, weights), ""]
-        lines += [f"Minus {settings.reference}, same seeds, weights of {_NAMES[weights]}: mean [95 % interval]", ""]
-        lines += [*_differences(results, settings, weights), ""]
+        lines += [*markdown_table(["method", "seeds", *titles, TIME.title, "extra time"], levels), ""]
+        lines += [f"Minus {reference}, same seeds, weights of {_NAMES[weights]}: mean [95 % interval]", ""]
+        lines += [*markdown_table(["method", *titles], list(pairs.values())), ""]
     return "\n".join(lines + _notes(results, settings))
 
 
-def _levels(results: Sequence[Result], settings: Settings, weights: str) -> list[str]:
-    rows = []
-    for method in settings.methods:
-        seeds = sum(result["method"] == method for result in results)
-        cells = [_with_std(level(results, method, weights, metric), metric) for metric in (*METRICS, TIME)]
-        cost = extra_cost(results, method, settings.reference)
-        shown = "" if cost is None or method == settings.reference else f"{cost.mean:+.1%}"
-        if shown and cost is not None and cost.low is not None and cost.high is not None:
-            shown += f" [{cost.low:+.1%}, {cost.high:+.1%}]"
-        rows.append([method, str(seeds), *cells, shown])
-    return _table(["method", "seeds", *(metric.title for metric in (*METRICS, TIME)), "extra time"], rows)
-
-
-def _differences(results: Sequence[Result], settings: Settings, weights: str) -> list[str]:
-    rows = []
-    for method in settings.methods:
-        if method != settings.reference:
-            pairs = [difference(results, method, settings.reference, weights, metric) for metric in METRICS]
-            rows.append([method, *map(_with_interval, pairs, METRICS)])
-    return _table(["method", *(metric.title for metric in METRICS)], rows)
+def _as_share(cost: Estimate | None) -> str:
+    if cost is None:
+        return ""
+    interval = f" [{cost.low:+.1%}, {cost.high:+.1%}]" if cost.low is not None else ""
+    return f"{cost.mean:+.1%}{interval}"
 
 
 def _with_std(value: Estimate | None, metric: Metric) -> str:
@@ -109,32 +96,18 @@ def _with_interval(pair: Estimate | None, metric: Metric) -> str:
     if pair is None:
         return ""
     mean, *ends = (
-        None if value is None else f"{value * metric.scale:+.{metric.digits}f}"
-        for value in (pair.mean, pair.low, pair.high)
+        f"{value * metric.scale:+.{metric.digits}f}" for value in (pair.mean, pair.low, pair.high) if value is not None
     )
-    if None in ends:
-        return f"{mean} [no interval]"
-    return f"{mean} [{ends[0]}, {ends[1]}]{' *' if pair.told_apart else ''}"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    return [line(columns), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)]
+    return f"{mean} [{', '.join(ends) or 'no interval'}]{' *' if pair.told_apart else ''}"
 
 
 def _notes(results: Sequence[Result], settings: Settings) -> list[str]:
     lines, count = [], 0
     for weights in WEIGHTS:
-        for method in settings.methods:
-            for metric in METRICS if method != settings.reference else ():
-                pair = difference(results, method, settings.reference, weights, metric)
-                count += pair is not None and pair.low is not None
-                if pair is not None and pair.told_apart:
-                    lines.append(f"- {method}, {_NAMES[weights]}: {_in_words(pair, metric)}")
+        for method, metric, pair in differences(results, settings.methods, settings.reference, weights):
+            count += pair is not None and pair.low is not None
+            if pair is not None and pair.told_apart:
+                lines.append(f"- {method}, {_NAMES[weights]}: {_in_words(pair, metric)}")
     notes = ["No intervals: they take two seeds or more."]
     if count:
         notes = [f"Intervals that leave out 0 (*): {len(lines)} of {count}.", *lines, ""]

@@ -1,4 +1,4 @@
-"""One cell: fit, evaluate the last and the best weights, write the figures."""
+"""Runs one cell: fits, evaluates the last and the best weights, writes the figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import traceback
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -17,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ida_lightning.callbacks import ExportCallback
-from ida_lightning.cli import IDACLI
+from ida_lightning.cli import IDACLI, one_line
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 from ida_lightning.models import fingerprint
@@ -45,7 +44,7 @@ class StepTimer(L.Callback):
 
     @property
     def seconds_per_batch(self) -> float | None:
-        """The median, which a busy minute does not move; None if no stretch had two batches."""
+        """The median over stretches, which a busy minute does not move; None if no stretch had two batches."""
         return median(self.stretches) if self.stretches else None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
@@ -61,9 +60,7 @@ class StepTimer(L.Callback):
             self.stretches.append((_now(pl_module) - self._since) / self._batches)
         self._since = None
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop the clock."""
-        self.on_validation_start(trainer, pl_module)
+    on_train_epoch_end = on_validation_start
 
 
 def _now(module: L.LightningModule) -> float:
@@ -72,59 +69,25 @@ def _now(module: L.LightningModule) -> float:
     return perf_counter()
 
 
-class _CellCLI(IDACLI):
-    """``fit`` of one cell, with callbacks of its own."""
-
-    def __init__(self, cell: Cell, config: Path) -> None:
-        self.cell = cell
-        self.timer = StepTimer()
-        super().__init__(["fit", "--config", str(config)])
-
-    def before_fit(self) -> None:
-        """Keep weights here and nowhere else, and watch."""
-        if not isinstance(self.model, ClassifierBase):
-            raise InputError(
-                "model: expected a module of one network, such as DistillationModule, got " + type(self.model).__name__
-            )
-        self.initial_weights = fingerprint(self.model.network)
-        self.best = ModelCheckpoint(
-            dirpath=self.cell.folder / "weights",
-            filename="best",
-            monitor=f"{self.model.owner}/val_acc",
-            mode="max",
-            save_last=self.cell.keep_weights,
-            save_weights_only=True,
-            enable_version_counter=False,
-        )
-        trainer: Any = self.trainer
-        others = [c for c in trainer.callbacks if not isinstance(c, (ModelCheckpoint, ExportCallback))]
-        trainer.callbacks = [*others, self.timer, self.best]
-
-
 def attempt(cell: Cell) -> str | None:
     """Run a cell; leave ``cell.json``, or else ``error.txt``.
 
     Returns:
         What went wrong, in one line.
     """
-    _clear(cell.folder)
-    try:
-        run_cell(cell)
-    except Exception as error:  # noqa: BLE001 (whatever it is, the other cells go on, and it is reported)
-        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        reason = " ".join(reason.split())
-        with replacing(cell.folder / "error.txt") as unfinished:
-            unfinished.write_text(f"{traceback.format_exc()}\n{reason}\n")
-        return reason
-    return None
-
-
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in cell.folder.iterdir() if cell.folder.is_dir() else ():
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name not in _KEPT:
             path.unlink()
+    try:
+        run_cell(cell)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the other cells go on, and it is reported)
+        reason = one_line(str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
+        with replacing(cell.folder / "error.txt") as unfinished:
+            unfinished.write_text(f"{traceback.format_exc()}\n{reason}\n")
+        return reason
+    return None
 
 
 def run_cell(cell: Cell) -> None:
@@ -133,22 +96,30 @@ def run_cell(cell: Cell) -> None:
     with replacing(config) as unfinished:
         unfinished.write_text(yaml.safe_dump(_watched(cell), sort_keys=False))
     start = perf_counter()
-    cli = _CellCLI(cell, config)
-    seconds = perf_counter() - start
+    cli = IDACLI(["fit", "--config", str(config)])
     trainer, module, data = cli.trainer, cli.model, cli.datamodule
+    if not isinstance(module, ClassifierBase):
+        kind = type(module).__name__
+        raise InputError(f"model: expected a module of one network, such as DistillationModule, got {kind}")
+    initial_weights = fingerprint(module.network)
+    timer, checkpoint = StepTimer(), _checkpoint(cell, module)
+    # Weights are kept in the cell's folder and nowhere else.
+    others = [c for c in trainer.callbacks if not isinstance(c, (ModelCheckpoint, ExportCallback))]
+    trainer.callbacks = [*others, timer, checkpoint]
+    cli.run()
+    seconds = perf_counter() - start
     if trainer.interrupted:
         raise KeyboardInterrupt
-    assert isinstance(module, ClassifierBase)
     logged = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("train/")}
     steps = trainer.global_step
     device = torch.cuda.get_device_name() if trainer.strategy.root_device.type == "cuda" else "cpu"
     # Averaging callbacks would exchange the weights before every evaluation, and loggers take these for epochs.
     trainer.loggers = []
     last = evaluate(trainer, module, data)
-    saved = torch.load(cli.best.best_model_path, map_location="cpu", weights_only=True)
+    saved = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
     best = {"epoch": saved["epoch"], **evaluate(trainer, module, data)}
-    per_batch = cli.timer.seconds_per_batch
+    per_batch = timer.seconds_per_batch
     result = {
         "method": cell.method,
         "seed": cell.seed,
@@ -160,7 +131,7 @@ def run_cell(cell: Cell) -> None:
         "seconds": seconds,
         "device": device,
         "versions": {"torch": torch.__version__, "lightning": L.__version__},
-        "initial_weights": cli.initial_weights,
+        "initial_weights": initial_weights,
         "teacher_sha256": digest_of_file(cell.teacher),
         "config_sha256": cell.digest,
         "config": cell.config,
@@ -171,12 +142,25 @@ def run_cell(cell: Cell) -> None:
         unfinished.write_text(json.dumps(result, indent=1) + "\n")
 
 
+def _checkpoint(cell: Cell, module: ClassifierBase) -> ModelCheckpoint:
+    """Save the weights of the best epoch on validation, and the last ones if they are to be kept."""
+    return ModelCheckpoint(
+        dirpath=cell.folder / "weights",
+        filename="best",
+        monitor=f"{module.owner}/val_acc",
+        mode="max",
+        save_last=cell.keep_weights,
+        save_weights_only=True,
+        enable_version_counter=False,
+    )
+
+
 def _watched(cell: Cell) -> dict[str, Any]:
-    """The cell's config as it is run: quiet, and with logs in the cell's own folder unless a tracker has them."""
+    """Return the cell's config as it is run: quiet, with logs in the cell's folder unless a tracker has them."""
     trainer = dict(cell.config["trainer"])
     trainer |= {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": str(cell.folder)}
     logger = trainer["logger"]
     if isinstance(logger, dict) and logger["class_path"].endswith(".CSVLogger"):
-        place = {"save_dir": str(cell.folder), "name": "", "version": "logs"}
-        trainer["logger"] = {**logger, "init_args": {**logger["init_args"], **place}}
+        folder = {"save_dir": str(cell.folder), "name": "", "version": "logs"}
+        trainer["logger"] = {**logger, "init_args": {**logger["init_args"], **folder}}
     return {**cell.config, "trainer": trainer}

@@ -1,17 +1,18 @@
-"""What a comparison is: its file, read and checked."""
+"""The settings of a comparison, read from its files and the command line."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
+from jsonargparse.typing import NonNegativeInt, Path_fr, PositiveInt
 
-from ida_lightning.errors import InputError
+from ida_lightning.cli import Parser
+from ida_lightning.errors import InputError, one_of
 
 
 class Settings(NamedTuple):
@@ -34,32 +35,28 @@ class Settings(NamedTuple):
         curves: name of a quantity -> the methods that are drawn against it, and their numbers.
     """
 
-    fit: str
-    methods: dict[str, dict[str, Any]]
-    seeds: tuple[int, ...]
+    fit: Path_fr
+    # Not dict[str, Any], in which jsonargparse would look for classes and make something else of them.
+    methods: dict[str, dict | None]  # type: ignore[type-arg]
+    seeds: list[NonNegativeInt]
     reference: str
-    output: Path
-    common: dict[str, Any] = {}  # noqa: RUF012 (never changed)
-    teacher: str | None = None
-    jobs: int = 1
-    devices: tuple[int, ...] = ()
-    threads: int | None = None
+    output: str
+    common: dict = {}  # type: ignore[type-arg]  # noqa: RUF012
+    teacher: Path_fr | None = None
+    jobs: PositiveInt = 1
+    devices: list[NonNegativeInt] = []  # noqa: RUF012
+    threads: PositiveInt | None = None
     keep_weights: bool = False
-    curves: dict[str, dict[str, float]] = {}  # noqa: RUF012 (never changed)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
+    curves: dict[str, dict[str, float]] = {}  # noqa: RUF012
 
 
 def read_arguments(args: Sequence[str]) -> tuple[Settings, bool]:
-    """The comparison that a command line names, and whether it is only to be summarised.
+    """Return the comparison that a command line names, and whether it is only to be summarised.
 
     Raises:
         InputError: for arguments, or a file, that cannot be used.
     """
-    parser = _Parser("ida-lightning compare", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="ida-lightning compare", description="Run methods x seeds on one set-up and compare them.")
     parser.add_argument(
         "--config",
         required=True,
@@ -68,61 +65,45 @@ def read_arguments(args: Sequence[str]) -> tuple[Settings, bool]:
     )
     parser.add_argument("--summarise", action="store_true", help="only make the tables and plots of finished runs")
     parser.add_argument("--output", help="instead of the file's")
-    parser.add_argument("--jobs", type=int, help="instead of the file's")
-    parser.add_argument("--devices", type=int, nargs="*", help="instead of the file's")
-    given = vars(parser.parse_args(list(args)))
-    paths, summarise = given.pop("config"), given.pop("summarise")
-    return read_settings(paths, {name: value for name, value in given.items() if value is not None}), summarise
+    parser.add_argument("--jobs", help="instead of the file's")
+    parser.add_argument("--devices", nargs="*", help="instead of the file's")
+    given = parser.parse_args(list(args)).as_dict()
+    return read_settings(given.pop("config"), given), given.pop("summarise")
 
 
-def read_settings(paths: Sequence[str], instead: dict[str, Any] | None = None) -> Settings:
+def read_settings(paths: Sequence[str], instead: Mapping[str, Any] | None = None) -> Settings:
     """Read a comparison's files.
 
     Args:
         paths: of YAML files. As with several ``--config`` of ``fit``, keys of a later one replace those of the ones
             before, within mappings too; a list replaces a list.
-        instead: values that replace the files'.
+        instead: values that replace the files'; None leaves the file's.
 
     Raises:
         InputError: naming the key, what was expected and what came.
     """
-    content: dict[str, Any] = {}
+    content: dict[str, Any] = {"output": str(Path("outputs", "compare", "-".join(Path(path).stem for path in paths)))}
     for path in paths:
         content = _merged(content, _read(path))
-    content |= instead or {}
-    where = ", ".join(paths)
-    for key in content:
-        if key not in Settings._fields:
-            near = difflib.get_close_matches(str(key), Settings._fields, n=1)
-            raise InputError(
-                f"{key}: no key of a comparison" + (f"; did you mean {near[0]}?" if near else "") + f" ({where})"
-            )
-    for key in ("fit", "methods", "seeds", "reference"):
-        if key not in content:
-            raise InputError(f"{key}: expected in {where}, got nothing")
-    content = {key: value for key, value in content.items() if value is not None or key in ("seeds", "methods")}
-    methods = _methods(content["methods"])
-    seeds = content["seeds"]
-    if not _numbers(seeds) or not seeds or len(set(seeds)) < len(seeds):
-        raise InputError(f"seeds: expected a list of different numbers >= 0, got {seeds!r}")
-    if content["reference"] not in methods:
-        raise InputError(f"reference: expected one of {', '.join(methods)}, got {content['reference']!r}")
-    named = Path("outputs", "compare", "-".join(Path(path).stem for path in paths))
-    settings = Settings(
-        str(content["fit"]),
-        methods,
-        tuple(seeds),
-        content["reference"],
-        Path(str(content.get("output", named))),
-        content.get("common", {}),
-        content.get("teacher"),
-        content.get("jobs", 1),
-        tuple(content["devices"]) if _numbers(content.get("devices")) else content.get("devices", ()),
-        content.get("threads"),
-        content.get("keep_weights", False),
-        content.get("curves", {}),
-    )
-    _check(settings)
+    content = {key: value for key, value in content.items() if value is not None}
+    content |= {key: value for key, value in (instead or {}).items() if key in Settings._fields and value is not None}
+    for key in content.keys() - set(Settings._fields):
+        near = difflib.get_close_matches(str(key), Settings._fields, n=1)
+        raise InputError(f"{key}: no key of a comparison" + (f"; did you mean {near[0]}?" if near else ""))
+    parser = Parser()
+    parser.add_class_arguments(Settings)
+    settings = Settings(**parser.parse_object(content).as_dict())
+    if not settings.methods:
+        raise InputError("methods: expected names with a part of a fit config each, got none")
+    for name in settings.methods:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", str(name)):
+            raise InputError(f"methods: expected names of letters, digits and _.+-, got {name!r}")
+    one_of("reference", settings.reference, settings.methods)
+    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
+        raise InputError(f"seeds: expected different numbers, got {settings.seeds}")
+    for name, numbers in settings.curves.items():
+        for method in numbers or [None]:
+            one_of(f"curves.{name}", method, settings.methods)
     return settings
 
 
@@ -142,49 +123,3 @@ def _merged(below: Any, above: Any) -> Any:
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
     return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
-
-
-def _methods(methods: Any) -> dict[str, dict[str, Any]]:
-    if not isinstance(methods, dict) or not methods:
-        raise InputError(f"methods: expected names with a part of a fit config each, got {methods!r}")
-    found: dict[str, dict[str, Any]] = {name: {} if part is None else part for name, part in methods.items()}
-    for name, part in found.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
-            raise InputError(f"methods: expected names of letters, digits and _.+-, got {name!r}")
-        if not isinstance(part, dict):
-            raise InputError(f"methods.{name}: expected a part of a fit config, got {part!r}")
-    return found
-
-
-def _check(settings: Settings) -> None:
-    for name, path in (("fit", settings.fit), ("teacher", settings.teacher)):
-        if path is not None and not Path(path).is_file():
-            raise InputError(f"{name}: expected a fit config, found nothing at {path}")
-    if not isinstance(settings.common, dict):
-        raise InputError(f"common: expected a part of a fit config, got {settings.common!r}")
-    for name, value in (("jobs", settings.jobs), ("threads", settings.threads)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise InputError(f"{name}: expected a number >= 1, got {value!r}")
-    if not _numbers(settings.devices):
-        raise InputError(f"devices: expected a list of CUDA device numbers, got {settings.devices!r}")
-    if not isinstance(settings.keep_weights, bool):
-        raise InputError(f"keep_weights: expected true or false, got {settings.keep_weights!r}")
-    _check_curves(settings)
-
-
-def _check_curves(settings: Settings) -> None:
-    curves: Any = settings.curves
-    if not isinstance(curves, dict):
-        raise InputError(f"curves: expected names with a number for each of their methods, got {curves!r}")
-    for name, places in curves.items():
-        if not isinstance(places, dict) or not places:
-            raise InputError(f"curves.{name}: expected methods with a number each, got {places!r}")
-        for method, place in places.items():
-            if method not in settings.methods:
-                raise InputError(f"curves.{name}: expected some of {', '.join(settings.methods)}, got {method!r}")
-            if type(place) not in (int, float):
-                raise InputError(f"curves.{name}.{method}: expected a number, got {place!r}")
-
-
-def _numbers(values: Any) -> bool:
-    return isinstance(values, (list, tuple)) and all(type(value) is int and value >= 0 for value in values)

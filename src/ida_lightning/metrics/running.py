@@ -1,4 +1,4 @@
-"""How evenly a teacher's predictions are spread: T. stddev."""
+"""T. stddev, a metric that adds up over batches and processes. Only this module loads torchmetrics."""
 
 from typing import Any
 

@@ -1,0 +1,245 @@
+"""Audit of a teacher from Python: measure, judge, write the files, print the message."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from ida_lightning.data import MixingDataModule
+from ida_lightning.errors import InputError, at_least
+from ida_lightning.files import replacing
+from ida_lightning.label_mix import LabelMix
+from ida_lightning.lightning_internals import in_precision, move_to_device
+from ida_lightning.methods import (
+    AddedTermCallback,
+    AuthorsIsotonicCallback,
+    DataSelectionCallback,
+    IsotonicSoftLabelCallback,
+    LabelRevisionCallback,
+)
+from ida_lightning.models import ImageInput, load_weights, put_weights
+from ida_lightning.modules import DistillationModule
+from ida_lightning.revision_selection.revision import revise_soft_labels
+from ida_lightning.revision_selection.selection import trusted_rows
+from ida_lightning.studies.audit.figure import draw
+from ida_lightning.studies.audit.measure import audited_mixings, measure
+from ida_lightning.studies.audit.page import write_page
+from ida_lightning.studies.audit.report import Configured, Report, summarise, worst_pairs
+from ida_lightning.studies.audit.verdict import Verdict, judge
+from ida_lightning.studies.stddev import agreement_with_paper, measure_stddev
+
+_PACKAGES = ("ida-lightning", "torch", "lightning", "timm", "numpy")
+
+
+def audit(
+    trainer: L.Trainer,
+    model: L.LightningModule,
+    datamodule: L.LightningDataModule,
+    batches: int | None = None,
+    out: str = "outputs/audit",
+    stddev_batches: int | None = None,
+    student_checkpoint: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[Report, Verdict] | None:
+    """Say whether the teacher breaks orders on mixed images, and what a correction would change. Trains nothing.
+
+    The teacher sees training images of the run's first steps: clean, mixup, CutMix and half of each, augmented as
+    in training. One process looks, on the Trainer's (first) device and in its precision. The student is not used.
+
+    Args:
+        trainer: any Trainer; its device, precision and progress bar are used, and its callbacks say what is corrected.
+        model: a DistillationModule; its teacher is audited.
+        datamodule: a MixingDataModule.
+        batches: how many batches; none for about 10,000 images, or one epoch if that is shorter.
+        out: the folder for audit.json, audit.csv, audit.png and audit.html.
+        stddev_batches: also measure, on so many batches, T. stddev of the augmentations from identity to CutMixPick
+            that Wang et al. (NeurIPS 2022) compare: which is good for distillation. They take 10 epochs of batches
+            of 64; 10 batches are the least.
+        student_checkpoint: for T. stddev, weights of the model's student: CutMixPick by its entropy, too.
+        config: goes into the report; the command line gives the whole config.
+
+    Returns:
+        All numbers and the verdict; None on all processes but the first.
+
+    Raises:
+        InputError: for another kind of model or data, too few batches, and networks that cannot be used.
+
+    Example:
+        >>> trainer = L.Trainer(accelerator="cpu", logger=False)
+        >>> audit(trainer, L.LightningModule(), L.LightningDataModule())
+        Traceback (most recent call last):
+        ...
+        ida_lightning.errors.InputError: model: expected a DistillationModule, got LightningModule
+    """
+    if not isinstance(model, DistillationModule):
+        raise InputError(f"model: expected a DistillationModule, got {type(model).__name__}")
+    if not isinstance(datamodule, MixingDataModule):
+        raise InputError(f"data: expected a MixingDataModule, got {type(datamodule).__name__}")
+    if batches is not None:
+        at_least("batches", batches, 1)
+    if student_checkpoint is not None and stddev_batches is None:
+        raise InputError("student_checkpoint: expected stddev_batches with it, nothing else asks a student")
+    if trainer.global_rank > 0:
+        return None
+    if trainer.world_size > 1:
+        rank_zero_info(f"audit: one process looks, the other {trainer.world_size - 1} are not needed")
+    report = measure_teacher(trainer, model, datamodule, batches, stddev_batches, student_checkpoint, config)
+    verdict = judge(report)
+    write_files(report, verdict, Path(out))
+    print(message(report, verdict, Path(out)))  # noqa: T201
+    return report, verdict
+
+
+def measure_teacher(
+    trainer: L.Trainer,
+    model: DistillationModule,
+    data: MixingDataModule,
+    batches: int | None,
+    stddev_batches: int | None,
+    student_checkpoint: str | None,
+    config: Mapping[str, Any] | None,
+) -> Report:
+    """Measure everything that :func:`audit` reports; see there for the arguments."""
+    student = None
+    if student_checkpoint is not None:
+        weights = load_weights(student_checkpoint, "student_checkpoint")
+        put_weights(model.student, weights, student_checkpoint, "student_checkpoint")
+        student = in_precision(trainer, model.student.eval())
+    data.prepare_data()
+    data.setup("fit")
+    model.teacher.compile_args = None  # compiling takes longer than the few forward passes
+    seen = ImageInput(tuple(data.mean), tuple(data.std), int(data.image_size))
+    model.teacher.prepare(list(data.class_names), seen)
+    move_to_device(trainer, model)
+    device, teacher = trainer.strategy.root_device, in_precision(trainer, model.teacher)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    # What the config's revision would do, or one with the default arguments.
+    revision = next((c for c in callbacks if isinstance(c, LabelRevisionCallback)), None) or LabelRevisionCallback()
+
+    def revise(soft_labels: Tensor, mix: LabelMix, temperature: float) -> Tensor:
+        return revise_soft_labels(soft_labels, mix, revision.eta, revision.which, temperature, revision.space)
+
+    def progress(title: str) -> Callable[[Iterable[int]], Iterable[int]]:
+        quiet = trainer.progress_bar_callback is None
+        return lambda numbers: Tqdm(numbers, desc=title, unit="batch", disable=quiet, file=sys.stderr)
+
+    stddevs = []
+    if stddev_batches is not None:
+        with torch.no_grad():
+            stddevs = measure_stddev(data, stddev_batches, teacher, student, device, progress("T. stddev"))
+    tables = measure(data, batches, model.temperature, teacher, device, revise, progress("Auditing"))
+    space, strength, role = configured_correction(callbacks)
+    mixing = "clean" if data.mixing.kind == "none" else data.mixing.kind
+    configured = Configured(mixing, data.mixing.probability, space, strength, role, model.temperature)
+    source = model.teacher.source
+    facts = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "teacher": {
+            "network": source if isinstance(source, str) else type(source).__name__,
+            "checkpoint": model.teacher.checkpoint,
+            "fingerprint": model.teacher.fingerprint,
+        },
+        "data": {
+            "module": type(data).__name__,
+            "classes": data.num_classes,
+            "batch_size": data.batch_size,
+            "rows": len(tables["clean"].labels) + tables["clean"].nonfinite,
+            "nonfinite_rows": {name: rows.nonfinite for name, rows in tables.items()},
+        },
+        "seed": {"data": data.seed, "everything": os.environ.get("PL_GLOBAL_SEED")},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "precision": str(trainer.precision),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "revision": {"eta": revision.eta, "which": revision.which, "space": revision.space},
+        "selection": _selection(trainer, model, data),
+        "config": config,
+    }
+    return Report(
+        facts,
+        configured,
+        [measurement for name, rows in tables.items() for measurement in summarise(name, rows)],
+        {
+            name: worst_pairs(tables[name], configured.moved, data.class_names)
+            for name in audited_mixings(data.mixing)
+            if name != "clean"
+        },
+        stddevs,
+    )
+
+
+def configured_correction(callbacks: Iterable[L.Callback]) -> tuple[str, float | None, str | None]:
+    """Return space, strength and role of the correction among a Trainer's callbacks; the last two None without one."""
+    for callback in callbacks:
+        if isinstance(callback, AuthorsIsotonicCallback):
+            return "logits", 1.0, "add"
+        method = callback.method if isinstance(callback, AddedTermCallback) else callback
+        if isinstance(method, IsotonicSoftLabelCallback):
+            return method.space, method.strength, "replace" if method is callback else "add"
+    return "softened", None, None
+
+
+def _selection(trainer: L.Trainer, model: DistillationModule, data: MixingDataModule) -> dict[str, Any] | None:
+    """Measure what the config's data selection would choose of the training images, unmixed and not augmented."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    selection = next((c for c in callbacks if isinstance(c, DataSelectionCallback)), None)
+    if selection is None:
+        return None
+    about = {"score": selection.score, "fraction": selection.fraction, "network": selection.influence.network}
+    if selection.score == "influence" and selection.influence.network == "student":
+        return about  # there is no trained student
+    scores = selection.scores(trainer, model, data)
+    trusted = trusted_rows(scores, selection.fraction)
+    wrong = DataSelectionCallback("violation", folder=selection.folder).scores(trainer, model, data) < 0
+
+    def share(of: Tensor, rows: Tensor | None = None) -> float | None:
+        chosen = of if rows is None else of[rows]
+        return float(chosen.double().mean()) if len(chosen) else None
+
+    return {
+        **about,
+        "teacher_wrong": share(wrong),
+        "positive_scores": share(scores > 0),
+        "trusted": share(trusted),
+        "trusted_where_right": share(trusted, ~wrong),
+        "trusted_where_wrong": share(trusted, wrong),
+    }
+
+
+def write_files(report: Report, verdict: Verdict, folder: Path) -> None:
+    """Write ``audit.json``, ``audit.csv``, ``audit.png`` and ``audit.html``."""
+    picture = io.BytesIO()
+    draw(report, verdict).savefig(picture, format="png", dpi=110, metadata={"Software": None})
+    files = {
+        "audit.json": report.json(verdict=verdict._asdict()).encode(),
+        "audit.csv": report.csv().encode(),
+        "audit.png": picture.getvalue(),
+        "audit.html": write_page(report, verdict, picture.getvalue()).encode(),
+    }
+    for name, content in files.items():
+        with replacing(folder / name) as unfinished:
+            unfinished.write_bytes(content)
+
+
+def message(report: Report, verdict: Verdict, folder: Path) -> str:
+    """Return what :func:`audit` prints: verdict, reasons, thresholds, T. stddev, and where the files are."""
+    lines = ["", verdict.headline, "", *(f"- {reason}" for reason in verdict.reasons)]
+    lines += ["", "Thresholds:", *(f"- {threshold}" for threshold in verdict.thresholds)]
+    if report.stddevs:
+        agreement = agreement_with_paper(report.stddevs)
+        lines += ["", f"T. stddev (lower is better; Spearman with the paper's order: {agreement:.2f}):"]
+        lines += [f"{name:>20} {value:.5f}" for name, _, _, value, _ in report.stddevs]
+    files = f"Page: {folder / 'audit.html'}; picture: audit.png; numbers: audit.json and audit.csv beside it"
+    return "\n".join((*lines, "", files))

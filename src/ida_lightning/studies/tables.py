@@ -1,0 +1,52 @@
+"""Tables as CSV, Markdown and HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    r"""Return the content of a CSV file with a column for every key; what is missing or None is an empty cell.
+
+    Example:
+        >>> csv_table([{"name": "a", "value": 0.5}, {"name": "b", "note": "of, late"}])
+        'name,value,note\na,0.5,\nb,,"of, late"\n'
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table whose columns are aligned in the source too.
+
+    Example:
+        >>> markdown_table(["name", "value"], [["a", "0.5"]])
+        ['| name | value |', '|------|-------|', '| a    | 0.5   |']
+    """
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    return [line(columns), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)]
+
+
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return an HTML table; cells are text, whatever signs they hold.
+
+    Example:
+        >>> html_table(["name"], [["<b>"]])
+        '<table><tr><th>name</th></tr><tr><td>&lt;b&gt;</td></tr></table>'
+    """
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return "<table>" + line(columns, "th") + "".join(line(cells, "td") for cells in rows) + "</table>"
