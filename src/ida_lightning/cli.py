@@ -23,6 +23,7 @@ import ida_lightning.modules  # noqa: F401
 from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
+from ida_lightning.modules.short_names import spell_out
 from ida_lightning.studies.audit import AuditTrainer
 
 # What a scheduler that is stepped once an epoch counts in epochs.
@@ -116,6 +117,8 @@ class IDACLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config.get("subcommand")
         arguments = self.config[subcommand] if subcommand else self.config
+        if arguments.get("model.init_args") is not None:
+            spell_out(vars(arguments["model.init_args"]))
         factor = arguments.get("epoch_factor", 1.0)
         if factor != 1:
             _prolong(arguments, factor)
