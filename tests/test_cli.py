@@ -193,7 +193,7 @@ def test_epoch_factor_knows_what_schedules_count_in_epochs(schedule, expected):
     options = [f"--model.lr_scheduler{'.' if '=' in each else '='}{each}" for each in schedule]
     resolved = read_fit_config(["--config", str(CONFIGS / "digits" / "kd_cutmix.yaml"), *options, "--epoch_factor=1.5"])
     assert resolved["trainer"]["max_epochs"] == 18
-    scheduler = resolved["model"]["init_args"].get("lr_scheduler")
+    scheduler = resolved["model"]["init_args"]["lr_scheduler"]
     assert scheduler is None if not schedule else expected.items() <= scheduler["init_args"].items()
 
 

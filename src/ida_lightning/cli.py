@@ -24,6 +24,7 @@ from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 from ida_lightning.lightning_internals import BuildThenRun
+from ida_lightning.modules.short_names import spell_out
 
 # Options of methods that have gone, and what to write instead.
 _INSTEAD = {
@@ -134,6 +135,8 @@ class IDACLI(BuildThenRun, LightningCLI):
         """Read the arguments and apply ``epoch_factor``, once: what a resumed checkpoint adds has it already."""
         super().parse_arguments(parser, args)
         arguments = self.arguments
+        if arguments.get("model.init_args") is not None:
+            spell_out(vars(arguments["model.init_args"]))
         factor = arguments.get("epoch_factor", 1.0)
         if factor != 1:
             _prolong(arguments, factor)

@@ -1,5 +1,6 @@
 """Groups of arguments and their short names: from Python, YAML and the command line, and back from a checkpoint."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,8 @@ from ida_lightning import InputError
 from ida_lightning.__main__ import main
 from ida_lightning.models import build_model
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from ida_lightning.modules.options import (
-    SHORT_NAMES,
-    DistillationFields,
-    Loss,
-    Optimisation,
-    Student,
-    Teacher,
-    config_keys,
-    plain_fields,
-    teacher_checkpoint_of,
-)
+from ida_lightning.modules.options import Loss, Optimisation, Student, Teacher
+from ida_lightning.modules.short_names import SHORT_NAMES, DistillationFields, plain_fields, spell_out
 from tests.helpers.networks import TinyNet
 from tests.helpers.trainers import trainer
 
@@ -146,25 +138,6 @@ def test_modules_and_schedules_are_no_plain_fields():
     assert plain_fields(student=Student("test_resnet")) == {"student": "test_resnet", "student_args": None}
 
 
-@pytest.mark.parametrize(
-    ("model", "expected"),
-    [
-        ({"teacher": "resnet34", "teacher_checkpoint": "t.pt"}, "t.pt"),
-        ({"teacher": {"network": "resnet34", "checkpoint": "t.pt"}}, "t.pt"),
-        ({"teacher": {"class_path": "torch.nn.Flatten"}}, None),
-        ({"teacher": "resnet34", "teacher_checkpoint": None}, None),
-    ],
-)
-def test_teacher_checkpoint_is_found_in_either_spelling(model, expected):
-    assert teacher_checkpoint_of({"model": {"init_args": model}}) == expected
-    assert teacher_checkpoint_of({"model": None}) is None
-
-
-def test_a_schedule_has_two_keys():
-    keys = "model.init_args.lr_scheduler", "model.init_args.optimisation.lr_scheduler"
-    assert config_keys("lr_scheduler") == keys
-
-
 YAML = """
 trainer: {max_epochs: 1, limit_train_batches: 1, limit_val_batches: 1, enable_progress_bar: false,
   enable_model_summary: false, log_every_n_steps: 1}
@@ -189,12 +162,14 @@ def test_groups_and_short_names_work_from_the_command_line():
     save_file(build_model("test_resnet", num_classes=10, in_channels=1).state_dict(), "teacher.safetensors")
     Path("fit.yaml").write_text(YAML)
     main(["fit", "--config", "fit.yaml", "--model.loss.hard_weight=0.3", "--model.optimizer.lr=0.01"])
-    assert kept(0)["loss"] == {"temperature": 3.0, "soft_weight": 0.8, "hard_weight": 0.3, "nonfinite": "raise"}
-    assert kept(0)["teacher"]["checkpoint"] == "teacher.safetensors"
+    loss = {"temperature": 3.0, "soft_weight": 0.8, "hard_weight": 0.3, "nonfinite": "raise"}
+    assert loss.items() <= kept(0).items(), "every value once, by its short name"
+    assert not {"loss", "optimisation"} & kept(0).keys()
+    assert (kept(0)["teacher"], kept(0)["teacher_checkpoint"]) == ("test_resnet", "teacher.safetensors")
     assert kept(0)["optimizer"]["init_args"]["lr"] == 0.01
-    assert kept(0)["optimisation"]["lr_scheduler"]["init_args"]["step_size"] == 3
-    main(["fit", "--config", "outputs/lightning_logs/version_0/config.yaml"])
-    assert kept(1) == kept(0)
+    assert kept(0)["lr_scheduler"]["init_args"]["step_size"] == 3
+    main(["fit", "--config", "outputs/lightning_logs/version_0/config.yaml", "--model.temperature=5"])
+    assert kept(1) == {**kept(0), "temperature": 5.0}
     short = ["--model.hard_weight=0.4", "--model.student_args={stem: small}", "--model.lr_reference_batch=64"]
     main(["fit", "--config", "fit.yaml", *short])
     (checkpoint,) = Path("outputs/lightning_logs/version_2/checkpoints").glob("*.ckpt")
@@ -210,3 +185,23 @@ def test_two_values_for_one_field_are_one_line_on_the_command_line(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--config", "fit.yaml", "--model.temperature=4"])
     assert "temperature: expected one value, got 4.0 and, in loss, 3.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [dict, lambda fields: Namespace(**fields)])
+def test_a_parsed_config_is_spelled_out(kind):
+    groups = {name: kind(dict(vars(group))) for name, group in GROUPS.items()}
+    given = {"num_classes": 4, **groups}
+    spell_out(given)
+    assert given == {"num_classes": 4, "teacher": "test_resnet", "student": "test_vit", **SHORT}
+    again = dict(given)
+    spell_out(again)
+    assert again == given
+    partly = {"teacher": kind({"class_path": "torch.nn.Flatten"}), "student": "test_vit", "loss": groups["loss"]}
+    spell_out(partly)
+    assert partly["teacher"] == kind({"class_path": "torch.nn.Flatten"})
+    assert (partly["teacher_checkpoint"], partly["student_args"]) == (None, None)
+    foreign = {"teacher": "theirs", "loss": "mse", "student": 3}
+    spell_out(foreign)
+    assert foreign == {"teacher": "theirs", "loss": "mse", "student": 3}
+    with pytest.raises(InputError, match="temperature: expected one value, got 4.0 and, in loss, 3.0"):
+        spell_out({"loss": groups["loss"], "temperature": 4.0})

@@ -13,14 +13,8 @@ from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import build_model
 from ida_lightning.modules.base import ClassifierBase
-from ida_lightning.modules.options import (
-    Optimisation,
-    OptimisationFields,
-    OptimizerCallable,
-    check_names,
-    merge_fields,
-    plain_fields,
-)
+from ida_lightning.modules.options import Optimisation, OptimizerCallable
+from ida_lightning.modules.short_names import OptimisationFields, check_names, merge_fields, plain_fields
 
 
 class ClassificationModule(ClassifierBase):

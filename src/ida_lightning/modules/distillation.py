@@ -22,14 +22,10 @@ from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.evaluation import rows_that_count, update_metrics
 from ida_lightning.modules.guards import FiniteRows
 from ida_lightning.modules.hooks import SupervisionHooks
-from ida_lightning.modules.options import (
+from ida_lightning.modules.options import Loss, Optimisation, OptimizerCallable, Student, Teacher
+from ida_lightning.modules.short_names import (
     SHORT_NAMES,
     DistillationFields,
-    Loss,
-    Optimisation,
-    OptimizerCallable,
-    Student,
-    Teacher,
     check_names,
     merge_fields,
     plain_fields,

@@ -1,11 +1,10 @@
-"""The arguments of the modules in groups: teacher, student, loss, optimisation; and the short names of each."""
+"""The arguments of the modules in groups: teacher, student, loss, optimisation."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict, TypeVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -153,126 +152,3 @@ class Optimisation:
 def _check_network(name: str, network: object) -> None:
     if not isinstance(network, (str, nn.Module)):
         raise InputError(f"{name}: expected a timm name or a module, got {kind_of(network)}")
-
-
-# --- short names: one field of a group without writing the group
-
-
-class OptimisationFields(TypedDict, total=False):
-    """Short names of the fields of :class:`Optimisation`."""
-
-    lr_scheduler: LRSchedulerCallable | None
-    lr_reference_batch: int | None
-    compile_args: dict[str, Any] | None
-
-
-class DistillationFields(OptimisationFields, total=False):
-    """Short names of the fields of all groups."""
-
-    teacher_checkpoint: str | None
-    teacher_args: dict[str, Any] | None
-    teacher_precision: Precision | None
-    allow_other_teacher: bool
-    student_args: dict[str, Any] | None
-    temperature: float
-    soft_weight: float
-    hard_weight: float
-    nonfinite: Literal["raise", "skip"]
-
-
-# Short name to the argument and the field of its group.
-SHORT_NAMES: Mapping[str, tuple[str, str]] = {
-    "teacher_checkpoint": ("teacher", "checkpoint"),
-    "teacher_args": ("teacher", "args"),
-    "teacher_precision": ("teacher", "precision"),
-    "allow_other_teacher": ("teacher", "allow_other"),
-    "student_args": ("student", "args"),
-    **{name: ("loss", name) for name in ("temperature", "soft_weight", "hard_weight", "nonfinite")},
-    **{name: ("optimisation", name) for name in ("lr_scheduler", "lr_reference_batch", "compile_args")},
-}
-
-_Group = TypeVar("_Group", Teacher, Student, Loss, Optimisation)
-
-
-def check_names(owner: str, fields: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Refuse names that are no short name of a field.
-
-    Raises:
-        TypeError: as Python does for an argument that a function does not have.
-    """
-    known = list(known)
-    for name in fields:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            advice = f"; did you mean {near[0]}?" if near else ""
-            raise TypeError(f"{owner} has no argument {name!r}{advice}")
-
-
-def merge_fields(argument: str, group: _Group, fields: Mapping[str, Any]) -> _Group:
-    """Return ``group`` with those of its fields that were given by their short names.
-
-    Args:
-        argument: the group's: ``teacher``, ``student``, ``loss`` or ``optimisation``.
-        group: as it was given, or its default.
-        fields: values by short name, of any group; those of other groups are passed over.
-
-    Raises:
-        InputError: for a field that has one value by its short name and another one, not its default, in the group.
-
-    Example:
-        >>> merge_fields("loss", Loss(soft_weight=1.0), {"temperature": 2.0, "student_args": {}})
-        Loss(temperature=2.0, soft_weight=1.0, hard_weight=0.05, nonfinite='raise')
-    """
-    named = {name: field for name, (owner, field) in SHORT_NAMES.items() if owner == argument and name in fields}
-    for name, field in named.items():
-        grouped = vars(group)[field]
-        if grouped not in (vars(type(group))[field], fields[name]):  # a class attribute is a field's default
-            raise InputError(f"{name}: expected one value, got {fields[name]!r} and, in {argument}, {grouped!r}")
-    return replace(group, **{field: fields[name] for name, field in named.items()})
-
-
-def plain_fields(**groups: Teacher | Student | Loss | Optimisation) -> dict[str, Any]:
-    """Return the fields of groups by their short names, without what a checkpoint cannot hold as plain values.
-
-    Args:
-        groups: by argument. A network that is a module is left out, and so is a schedule.
-    """
-    networks = {name: group.network for name, group in groups.items() if isinstance(group, (Teacher, Student))}
-    plain: dict[str, Any] = {name: network for name, network in networks.items() if isinstance(network, str)}
-    for name, (argument, field) in SHORT_NAMES.items():
-        if argument in groups and name != "lr_scheduler":
-            plain[name] = vars(groups[argument])[field]
-    return plain
-
-
-def config_keys(name: str) -> tuple[str, ...]:
-    """Return the keys under which a fit config may give a field: by its short name, and in its group.
-
-    Args:
-        name: the short name.
-
-    Example:
-        >>> config_keys("teacher_checkpoint")
-        ('model.init_args.teacher_checkpoint', 'model.init_args.teacher.checkpoint')
-    """
-    argument, field = SHORT_NAMES[name]
-    return f"model.init_args.{name}", f"model.init_args.{argument}.{field}"
-
-
-def teacher_checkpoint_of(config: Mapping[str, Any]) -> str | None:
-    """Return the teacher's weight file that a fit config names, in either spelling; None if it names none.
-
-    Args:
-        config: nested dictionaries, or a jsonargparse ``Namespace`` as its ``as_dict()``.
-
-    Example:
-        >>> teacher_checkpoint_of({"model": {"init_args": {"teacher": {"network": "resnet34", "checkpoint": "t.pt"}}}})
-        't.pt'
-    """
-    for key in config_keys("teacher_checkpoint"):
-        value: Any = config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if value is not None:
-            return str(value)
-    return None
