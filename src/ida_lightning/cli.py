@@ -255,5 +255,7 @@ def _explain(message: str) -> str:
 
 
 def _class_names(*bases: type) -> list[str]:
-    subclasses: list[type] = [kind for base in bases for kind in type.__subclasses__(base)]
+    subclasses: list[type] = []
+    for base in bases:
+        subclasses += type.__subclasses__(base)
     return [kind.__name__ for kind in subclasses] + (_class_names(*subclasses) if subclasses else [])
