@@ -62,7 +62,7 @@ def test_a_data_set_without_load_cannot_be_made():
         without()()
 
 
-def test_attributes_may_be_set_before_the_base_and_properties_are_not_asked():
+def test_attributes_may_be_set_before_the_base():
     class Asked(BlobsDataModule):
         def __init__(self):
             self.mean = (0.5,)

@@ -109,7 +109,7 @@ def test_one_trainer_has_one_guard(tmp_path, blobs):
     assert sum(isinstance(callback, StepGuard) for callback in run.callbacks) == 1
 
 
-def test_dropout_depends_on_seed_and_step_alone_whatever_is_overridden(tmp_path):
+def test_dropout_depends_on_seed_and_step_alone(tmp_path):
     def weights(skip):
         torch.manual_seed(1)
         module = SilentClassifier(TinyNet(), 4, 1, 8)
@@ -128,7 +128,7 @@ def test_nothing_of_a_step_is_kept_after_it(tmp_path, blobs):
 
 
 @pytest.mark.parametrize("every", [1, 3, 50])
-def test_nan_of_the_teacher_is_reported_at_the_latest_when_logging(tmp_path, blobs, monkeypatch, every):
+def test_nan_of_the_teacher_is_reported_when_logging(tmp_path, blobs, monkeypatch, every):
     steps = []
     module = SilentDistiller(TinyNet(), TinyNet(), 4, 1, 8)
     monkeypatch.setattr(module.finite_rows, "check", lambda: steps.append(run.global_step))

@@ -106,7 +106,7 @@ def test_an_unknown_name_is_refused_as_python_does():
         ClassificationModule(TinyNet(), 4, temperature=3.0)
 
 
-def test_a_checkpoint_holds_plain_values_and_gives_the_module_again(tmp_path, blobs):
+def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
     class Own(DistillationModule):
         def __init__(self, extra, **kwargs):
             super().__init__(**kwargs)
@@ -179,7 +179,7 @@ def test_groups_and_short_names_work_from_the_command_line():
     assert module.optimisation.lr_scheduler is not None, "a config says how to build it"
 
 
-def test_two_values_for_one_field_are_one_line_on_the_command_line(capsys):
+def test_two_values_for_one_field_are_one_line(capsys):
     Path("fit.yaml").write_text(YAML)
     Path("teacher.safetensors").touch()
     with pytest.raises(SystemExit):
