@@ -91,5 +91,5 @@ def test_logits_in_place_of_soft_labels_are_named(loss):
 
 def test_losses_of_single_rows_under_vmap():
     logits, soft_labels = torch.randn(5, 4), torch.rand(5, 4).softmax(1)
-    one_by_one = torch.func.vmap(lambda z, p: distillation_loss(z[None], p[None], 3.0)[0])
-    torch.testing.assert_close(one_by_one(logits, soft_labels), distillation_loss(logits, soft_labels, 3.0))
+    one_by_one = torch.func.vmap(lambda z, p: probability_loss(z[None], p[None], 3.0)[0])
+    torch.testing.assert_close(one_by_one(logits, soft_labels), probability_loss(logits, soft_labels, 3.0))
