@@ -177,12 +177,12 @@ def can_look(values: Tensor, validate: bool | None = None) -> bool:
     return True
 
 
-def sum_tolerance(dtype: torch.dtype) -> float:
+def sum_tolerance(dtype: torch.dtype, least: float = 1e-3) -> float:
     """Return how far a row of shares in ``dtype`` may be from a sum of 1: they reach us through other arithmetic."""
-    return max(1e-3, 4 * torch.finfo(dtype).eps)
+    return max(least, 4 * torch.finfo(dtype).eps)
 
 
-def shares(name: str, rows: Tensor) -> Tensor:
+def shares(name: str, rows: Tensor, least_tolerance: float = 1e-3) -> Tensor:
     """Return float ``rows`` ``(batch, entries)``, which must be numbers >= 0 with a sum of 1. Waits for an accelerator.
 
     Example:
@@ -193,12 +193,18 @@ def shares(name: str, rows: Tensor) -> Tensor:
     """
     if rows.numel() == 0:
         return rows
-    plain = rows.detach()
-    lowest = plain.amin().item()
+    lowest = rows.detach().amin().item()
     if not lowest >= 0:  # NaN is not >= 0 either
         raise InputError(f"{name}: expected numbers >= 0, got {lowest:g}")
-    least, most = (bound.item() for bound in plain.sum(1, dtype=torch.float32).aminmax())
-    tolerance = sum_tolerance(rows.dtype)
+    return sums_of_one(name, rows, least_tolerance)
+
+
+def sums_of_one(name: str, rows: Tensor, least_tolerance: float = 1e-3) -> Tensor:
+    """Return float ``rows`` ``(batch, entries)``, each of which must have a sum of 1. Waits for an accelerator."""
+    if rows.numel() == 0:
+        return rows
+    least, most = (bound.item() for bound in rows.detach().sum(1, dtype=torch.float32).aminmax())
+    tolerance = sum_tolerance(rows.dtype, least_tolerance)
     if least < 1 - tolerance or not most <= 1 + tolerance:
         wrong = least if least < 1 - tolerance else most
         raise InputError(f"{name}: expected rows that sum to 1, got a row sum of {wrong:g}")
@@ -208,7 +214,8 @@ def shares(name: str, rows: Tensor) -> Tensor:
 def probabilities(name: str, value: object, validate: bool | None = None) -> Tensor:
     """Return ``value``, which must be probabilities ``(batch, classes)``; for ``validate`` see :func:`can_look`."""
     tensor = float_matrix(name, value)
-    return shares(name, tensor) if can_look(tensor, validate) else tensor
+    # Wide enough for a softmax in bfloat16 that was converted since.
+    return shares(name, tensor, least_tolerance=0.01) if can_look(tensor, validate) else tensor
 
 
 def not_nan(name: str, values: Tensor) -> Tensor:

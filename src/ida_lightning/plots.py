@@ -50,8 +50,10 @@ def plot_corrections(
     is_tensor("images", images, expected)
     if images.ndim != 4 or len(images) != len(soft_labels) or images.shape[1] not in (1, 3):
         raise InputError(f"images: expected {expected}, got {kind_of(images)}")
-    if len(class_names) != soft_labels.shape[1]:
-        raise InputError(f"class_names: expected {soft_labels.shape[1]}, one of every class, got {len(class_names)}")
+    if not isinstance(class_names, Sequence) or len(class_names) != soft_labels.shape[1]:
+        raise InputError(
+            f"class_names: expected {soft_labels.shape[1]}, one of every class, got {kind_of(class_names)}"
+        )
     if others is not None:
         at_least("others", others, 0)
     images, soft_labels, corrected = (tensor.detach().float().cpu() for tensor in (images, soft_labels, corrected))
