@@ -3,12 +3,27 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+# What test-fast runs: the parts of the package that know no Lightning, their docstrings and their tests (a test holds
+# the list against that of the layers). Left to make test: what takes as long as all the rest together (Triton's
+# interpreter, trees of a hundred thousand nodes), and the public names, some of which are Lightning's.
+NUMERICS := $(addprefix src/ida_lightning/,errors.py files.py label_mix.py mixing.py adapters.py supervision.py picking.py \
+  isotonic losses metrics revision_selection augment)
+FAST_TESTS := $(addprefix tests/,test_files.py test_label_mix.py test_mixing.py test_adapters.py test_supervision.py \
+  test_layers.py test_repository.py isotonic losses metrics revision_selection augment)
+NOT_FAST := triton or hundred_thousand or public_names
+
+# The lowest versions that pyproject.toml allows, in an environment of their own.
+LOWER_VENV := .venv-lower
+LOWER_STAMP := $(LOWER_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo compare-demo audit-demo test test-slow bench-isotonic bench-data bench-step lint notebooks clean
+.PHONY: help install hooks demo compare-demo audit-demo check test test-fast test-slow test-lower-bounds coverage \
+  bench-isotonic bench-data bench-step notebooks clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## create .venv with exact versions (about 6 GB: torch brings CUDA)
 
@@ -16,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "make: needs Python >= 3.10, found $$($(PYTHON) --version); try make PYTHON=python3.11" >&2; exit 1; }
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP) ## train a teacher on digits, repair its soft labels, distil students; writes outputs/demo/
@@ -29,12 +44,37 @@ audit-demo: $(STAMP) ## does the digits teacher break orders, would correcting c
 compare-demo: $(STAMP) ## nine methods x three seeds on digits, 5 minutes; writes outputs/digits/compare/
 	$(RUN) -m ida_lightning compare --config configs/digits/compare.yaml
 
-test: lint ## lint, type-check and run the suite
+check: $(STAMP) ## lint and type-check, no tests
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+hooks: $(STAMP) ## install pre-commit and have git run make check's tools before every commit
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[hooks]'
+	$(RUN) -m pre_commit install
+
+test: check ## lint, type-check and run the suite
 	$(RUN) -m pytest -n 2 --dist worksteal
 
+test-fast: $(STAMP) ## the tests of the numerics, with Lightning out of reach
+	$(RUN) -m pytest -n 2 --dist worksteal --without-lightning -k 'not ($(NOT_FAST))' $(FAST_TESTS) $(NUMERICS)
+
 test-slow: $(STAMP) ## the tests marked slow
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[notebooks]'
 	$(RUN) -m pytest -m slow
+
+coverage: $(STAMP) ## the suite, with the lines that it never runs; fails below the floor in pyproject.toml
+	$(RUN) -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
+
+# What old versions say about each other's deprecated calls is no matter of this package.
+test-lower-bounds: $(LOWER_STAMP) ## install exactly the lower bounds of pyproject.toml in .venv-lower (5 GB), run the suite
+	$(LOWER_VENV)/bin/python -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning
+
+$(LOWER_STAMP): $(STAMP) pyproject.toml tools/lower_bounds.py
+	test -x $(LOWER_VENV)/bin/python || $(PYTHON) -m venv $(LOWER_VENV)
+	$(RUN) tools/lower_bounds.py dev > $(LOWER_VENV)/requirements.txt
+	$(LOWER_VENV)/bin/python $(PIP_INSTALL) -r $(LOWER_VENV)/requirements.txt -e .
+	@touch $@
 
 bench-isotonic: $(STAMP) ## time the isotonic solvers, 10 minutes; writes benchmarks/results and the README's table
 	$(RUN) benchmarks/isotonic.py --rows 256 --dtypes float32 --minutes 6
@@ -47,14 +87,9 @@ bench-data: $(STAMP) ## images per second beside torchvision and timm, 4 minutes
 bench-step: $(STAMP) ## time a training step beside a bare loop and timm, half an hour; writes benchmarks/results
 	$(RUN) benchmarks/step.py --minutes 30
 
-lint: $(STAMP) ## ruff and mypy only
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
-
 notebooks: $(STAMP) ## execute the notebooks, 3 minutes; writes outputs/notebooks/
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[notebooks]'
 	$(RUN) -m nbconvert --to notebook --execute --output-dir outputs/notebooks notebooks/*.ipynb
 
-clean: ## remove .venv, caches and outputs
-	rm -rf $(VENV) outputs lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the environments, caches and outputs
+	rm -rf $(VENV) $(LOWER_VENV) .coverage outputs lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis

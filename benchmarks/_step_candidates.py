@@ -44,8 +44,8 @@ class Pixels(MixingDataModule):
     mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
     def __init__(self, train: InMemoryImages, classes: int, batch: int, pool: int = 0) -> None:
-        super().__init__(batch, Mixing("cutmix"), Augmentation(crop_padding=4, flip=True), seed=0, pool=pool)
         self.class_names = [str(label) for label in range(classes)]
+        super().__init__(batch, Mixing("cutmix"), Augmentation(crop_padding=4, flip=True), seed=0, pool=pool)
         self.images = train
 
     def load(self) -> dict[str, InMemoryImages]:

@@ -1,4 +1,4 @@
-"""Isolation for every test, and small things that many of them need."""
+"""Isolation for every test, and fixtures. Helpers that tests import are in tests/helpers/."""
 
 import logging
 import os
@@ -8,20 +8,15 @@ if not os.path.exists("/dev/nvidiactl"):
     os.environ["TRITON_INTERPRET"] = "1"
 
 import random
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 
 import hypothesis
-import lightning as L
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from lightning.pytorch.utilities import rank_zero_only
-from torch import nn
 
-from ida_lightning.data import MixingDataModule
-from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.mixing import Mixing
 
 # Lightning 2.6 calls what jsonargparse 4.49 has deprecated; pyproject.toml keeps jsonargparse below 5.
@@ -31,6 +26,20 @@ hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")
 # Two threads make small convolutions slower, and much slower when the machine is busy.
 torch.set_num_threads(1)
+
+pytest.register_assert_rewrite("tests.helpers")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--without-lightning", action="store_true", help="make every import of Lightning an error")
+
+
+def pytest_configure(config):
+    if config.getoption("--without-lightning"):
+        if "lightning" in sys.modules:
+            raise pytest.UsageError("--without-lightning: tests/conftest.py or a plugin has imported Lightning already")
+        # Python's way to say that there is no such module: importing it raises ModuleNotFoundError.
+        sys.modules["lightning"] = sys.modules["pytorch_lightning"] = None
 
 
 @pytest.fixture(autouse=True)
@@ -47,86 +56,19 @@ def _isolated(monkeypatch, tmp_path):
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
-    rank_zero_only.rank = 0
+    if utilities := sys.modules.get("lightning.pytorch.utilities"):
+        utilities.rank_zero_only.rank = 0
     os.environ.clear()
     os.environ.update(before)
 
 
-class BlobsDataModule(MixingDataModule):
-    """Four classes of 8 x 8 images told apart by the bright corner: learnt in a few steps."""
-
-    class_names = ["top left", "top right", "bottom left", "bottom right"]  # noqa: RUF012
-    channels = 1
-    image_size = 8
-    mean = (0.2,)
-    std = (0.25,)
-
-    def load(self):
-        rng = np.random.default_rng(7)
-
-        def part(images):
-            labels = torch.arange(images) % 4
-            noise = torch.from_numpy(rng.integers(0, 60, (images, 1, 8, 8), dtype=np.uint8))
-            for image, label in zip(noise, labels, strict=True):
-                top, left = 4 * (int(label) // 2), 4 * (int(label) % 2)
-                image[:, top : top + 4, left : left + 4] += 180
-            return InMemoryImages(noise, labels)
-
-        return {"train": part(64), "val": part(24), "test": part(16)}
-
-
-class TinyNet(nn.Sequential):
-    """A network with BatchNorm and dropout, so that a teacher in train mode is noticed."""
-
-    def __init__(self, classes=4, channels=1, width=8):
-        super().__init__(
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-            nn.Dropout(0.1),
-            nn.Linear(4 * width, classes),
-        )
-
-
 @pytest.fixture
 def blobs():
+    from tests.helpers.data import BlobsDataModule
+
     return BlobsDataModule(batch_size=16, mixing=Mixing("cutmix"))
 
 
 @pytest.fixture
 def configs() -> Path:
     return Path(__file__).parents[1] / "configs"
-
-
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-@contextmanager
-def never_waiting(device):
-    """Inside, anything that makes the host wait for the accelerator is an error."""
-    if device == "cpu":
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-def trainer(tmp_path, **options) -> L.Trainer:
-    """A quiet CPU trainer."""
-    defaults = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "max_epochs": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-        "default_root_dir": tmp_path,
-    }
-    return L.Trainer(**{**defaults, **options})

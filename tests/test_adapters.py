@@ -9,7 +9,7 @@ from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 from ida_lightning import InputError, LabelMix, MixedBatch, as_mixed_batch
-from tests.conftest import DEVICES, never_waiting
+from tests.helpers.devices import DEVICES, never_waiting
 
 
 def one_hot_images(batch):
@@ -63,7 +63,7 @@ def test_timm(kind, mode, smoothing, classes):
         assert_names_what_was_mixed(adapted, labels, torch.arange(batch).flip(0), classes)
 
 
-def test_smoothing_need_not_be_told_apart_from_shares_where_classes_are_many():
+def test_smoothing_is_recognised_where_classes_are_many():
     labels = torch.tensor([4, 4, 1, 2])
     np.random.seed(3)  # noqa: NPY002 (timm's)
     mixed = Mixup(label_smoothing=0.1, num_classes=10)(one_hot_images(4), labels)

@@ -9,7 +9,7 @@ from benchmarks._cells import allowed_error, error_of, make_cell
 from benchmarks._report import COLUMNS
 
 from ida_lightning import LabelMix, violated_rows
-from tests.conftest import DEVICES
+from tests.helpers.devices import DEVICES
 
 CPU = torch.device("cpu")
 
@@ -116,7 +116,7 @@ def test_a_candidate_that_fails_becomes_a_note():
     assert candidate.note == "failed: RuntimeError: out of luck"
 
 
-def test_interleaved_runs_each_candidate_once_per_round_in_changing_order(monkeypatch):
+def test_interleaved_runs_every_candidate_once_per_round(monkeypatch):
     seen = []
     # Slow enough not to be made a second time before it is timed; the last is too slow for all rounds.
     monkeypatch.setattr(_timing, "time_once", lambda call, device: call())
@@ -164,7 +164,7 @@ Figures for a GPU are still owed; `python benchmarks/isotonic.py --device cuda` 
 <!-- solvers:end -->"""
 
 
-def test_table_is_written_from_the_csv_and_a_stale_readme_is_noticed(tmp_path, capsys):
+def test_table_comes_from_the_csv_and_stale_ones_are_noticed(tmp_path, capsys):
     results, readme = tmp_path / "results", tmp_path / "README.md"
     results.mkdir()
     arguments = ["--results", str(results), "--readme", str(readme)]

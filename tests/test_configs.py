@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from ida_lightning.__main__ import main
 from ida_lightning.models import build_model
 from ida_lightning.studies.compare.cells import resolve
-from tests.data.test_cifar import make_cifar
-from tests.data.test_decoded import write_folder
-from tests.data.test_tiny_imagenet import make_tiny_imagenet
-from tests.test_cli import CONFIGS, QUIET, SHORT, fit, metrics_of
+from tests.helpers.cifar_files import make_cifar
+from tests.helpers.command_line import CONFIGS, QUIET, SHORT, fit, metrics_of
+from tests.helpers.folder_files import write_folder
+from tests.helpers.tiny_imagenet_files import make_tiny_imagenet
 
 PARTS = ["kd_loss", "hard_loss", "order_penalty", "label_loss", "logit_loss", "probability_loss"]
 # Two batches make no teacher.
@@ -50,7 +50,7 @@ def smaller(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("data", ["digits", "cifar100", "tiny_imagenet", "evidence"])
-def test_shipped_configs_train_and_find_the_teacher_where_it_was_left(data, tmp_path, monkeypatch):
+def test_shipped_configs_train_and_find_their_teacher(data, tmp_path, monkeypatch):
     more = [f"--{key}={value}" for key, value in smaller(data, tmp_path, monkeypatch).items()]
     names = {file.stem for file in (CONFIGS / data).glob("*.yaml")}
     names = sorted(name for name in names if not name.startswith("compare"))

@@ -20,8 +20,10 @@ from ida_lightning.data.loading import EpochSampler
 from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.metrics import violated_rows
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from ida_lightning.modules.base import rows_that_count
-from tests.conftest import BlobsDataModule, TinyNet, trainer
+from ida_lightning.modules.evaluation import rows_that_count
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_initialized(), reason="Lightning refuses to fork once CUDA is initialised"),
@@ -244,7 +246,7 @@ def test_evaluation_and_predictions_equal_one_process(tmp_path, val, test):
     assert predicted.count("\n") == 1 + test
 
 
-def test_teacher_is_reported_on_the_same_images_by_any_number_of_processes(tmp_path):
+def test_teacher_metrics_do_not_depend_on_processes(tmp_path):
     teacher = TinyNet()
 
     def reported(name, **options):

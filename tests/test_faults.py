@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import fault_run
+from tests.helpers import fault_run
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 120  # seconds that a process may take
@@ -27,7 +27,7 @@ STEPS = 12  # four an epoch
 def server():
     """Imports everything once, in a fresh interpreter, and is copied for every process that a test starts."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.fault_run"])
+    context.set_forkserver_preload(["tests.helpers.fault_run"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
         first = context.Process(target=int)  # starts the server
@@ -241,7 +241,7 @@ def test_killed_while_a_checkpoint_is_written(runs, straight, name):
 
 def script(folder, **options):
     """The run in a fresh interpreter, which shares nothing with this one, and in a group of its own."""
-    command = [sys.executable, "-m", "tests.fault_run", json.dumps({"folder": str(folder), **options})]
+    command = [sys.executable, "-m", "tests.helpers.fault_run", json.dumps({"folder": str(folder), **options})]
     with (folder / f"errors{options['attempt']}").open("w") as file:
         return subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
 
@@ -257,7 +257,7 @@ def test_resumed_by_a_fresh_interpreter(runs, straight):
 
 
 @pytest.mark.slow
-def test_two_processes_that_lightning_started_end_with_their_group(runs, straight):
+def test_two_processes_of_lightning_end_with_their_group(runs, straight):
     run = runs()
     options = {"every": 2, "processes": 2, "strategy": "ddp"}
     first = script(run.folder, attempt=0, hold=7, **options)

@@ -63,7 +63,7 @@ def test_ties_are_named_only_between_classes_of_equal_weight():
     assert order.present.tolist() == [[True] * 3, [True] * 3, [True, True, False]]
 
 
-def test_absent_entries_repeat_the_first_label_so_that_gathering_is_safe():
+def test_absent_entries_repeat_the_first_label():
     order = LabelMix(torch.tensor([[5, 2]]), torch.tensor([[1.0, 0.0]])).order()
     assert order.labels.tolist() == [[5, 5]]
     assert order.present.tolist() == [[True, False]]
@@ -155,7 +155,7 @@ def test_from_dense_takes_the_smoothing_off_that_it_is_told(classes, dtype):
         LabelMix.from_dense(smooth, smoothing=1.0)
 
 
-def test_from_dense_of_a_given_width_and_of_rows_without_an_order():
+def test_from_dense_takes_a_width_and_rows_without_an_order():
     hard = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
     assert LabelMix.from_dense(hard, k=3).labels.shape == (2, 3)
     flat = LabelMix.from_dense(torch.full((1, 4), 0.25)).order()
@@ -163,7 +163,7 @@ def test_from_dense_of_a_given_width_and_of_rows_without_an_order():
     assert flat.tied.tolist() == [[False, True, True, True]]
 
 
-def test_from_taxonomy_ranks_the_class_its_siblings_and_the_rest():
+def test_from_taxonomy_ranks_class_siblings_and_rest():
     superclass = torch.tensor([0, 1, 0, 0, 1, 2])
     mix = LabelMix.from_taxonomy(torch.tensor([2, 1, 5]), superclass)
     mix.check_values(6)

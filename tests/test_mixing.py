@@ -17,7 +17,7 @@ from ida_lightning import (
     mix_images,
     mix_labels,
 )
-from tests.conftest import DEVICES, never_waiting
+from tests.helpers.devices import DEVICES, never_waiting
 
 DRAWS = {
     "mixup": lambda batch, size, rng, **options: draw_mixup(batch, rng, **options),
@@ -97,7 +97,7 @@ def test_every_row_is_as_likely_a_partner_as_any_other():
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_agrees_with_torchvision_for_the_same_lambda_and_pairing(kind):
+def test_agrees_with_torchvision_for_the_same_plan(kind):
     images, labels = images_of(6), torch.arange(6)
     reference = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind](num_classes=6)
     torch.manual_seed(3)
@@ -191,7 +191,7 @@ def test_gradients_reach_every_source():
     torch.testing.assert_close(images.grad[:, 0, 0, 0], expected)
 
 
-def test_heaviest_class_comes_first_and_images_of_one_class_are_merged():
+def test_heaviest_class_comes_first_and_repeats_are_merged():
     pairs = pair_plan(
         torch.tensor([1, 0, 2]), torch.tensor([0.2, 0.9, 0.6]), torch.zeros(3, 4, dtype=torch.int64), torch.ones(3)
     )
@@ -290,7 +290,7 @@ def test_boxes_stay_inside_and_are_what_the_label_weighs():
     torch.testing.assert_close(plan.weight, torch.stack((1 - area, area), 1))
 
 
-def test_mosaic_has_one_image_per_quadrant_and_every_quadrant_is_own_equally_often():
+def test_mosaic_has_one_image_per_quadrant():
     plan = draw_mosaic(4000, (40, 60), rng(), alpha=2.0, distinct=True)
     for row in range(200):
         shown = torch.full((40, 60), row)

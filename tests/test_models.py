@@ -7,7 +7,7 @@ from torch import nn
 
 from ida_lightning import InputError
 from ida_lightning.models import build_model, load_weights, put_weights
-from tests.conftest import TinyNet
+from tests.helpers.networks import TinyNet
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "resnet18", "densenet121", "resnetv2_50", "efficientnet_b0"])

@@ -16,7 +16,7 @@ def cells_of(file):
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
-def test_notebooks_are_kept_with_outputs_of_one_run_and_no_error(file):
+def test_notebooks_are_kept_with_the_outputs_of_one_run(file):
     cells = cells_of(file)
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell["outputs"]]

@@ -41,10 +41,11 @@ def test_yaml_example_goes_on_top_of_a_shipped_config(capsys):
     assert wanted.items() <= callback["init_args"].items()
 
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DESIGN = sorted((ROOT / "docs" / "design").glob("*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_and_headings_that_are_named_exist(page):
     text = page.read_text()
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
@@ -55,13 +56,28 @@ def test_files_and_headings_that_are_named_exist(page):
         assert link[1:] in anchors if link.startswith("#") else (page.parent / link).is_file(), link
 
 
-def test_make_targets_that_are_named_exist():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_make_targets_that_are_named_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE)) <= targets
 
 
-def test_guarantees_name_tests_that_exist():
-    named = re.findall(r"`(tests/\S+?)::(test_\w+)`", README)
-    assert len(named) >= 10
-    for file, test in named:
+@pytest.mark.parametrize("page", [ROOT / "README.md", *DESIGN], ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_and_tests_that_are_named_exist(page):
+    text = page.read_text()
+    for name in re.findall(r"`(src/\S+?)`", text):
+        assert (ROOT / name).is_file(), name
+    for file, test in re.findall(r"`(tests/\S+?)::(\w+)`", text):
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
+def test_guarantees_name_their_tests():
+    assert len(re.findall(r"`tests/\S+?::test_\w+`", README)) >= 10
+
+
+@pytest.mark.parametrize("page", [page for page in DESIGN if page.name != "README.md"], ids=lambda page: page.name)
+def test_every_design_page_answers_the_same_questions(page):
+    text = page.read_text()
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Decision", "Why", "What would break", "Where", "Held by"]
+    assert f"({page.name})" in (page.parent / "README.md").read_text()
+    assert re.search(r"`tests/\S+?::test_\w+`", text)

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import save_file
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # passed on by version
 
-from tests.wandb_reader import Run, read_run
+from tests.helpers.wandb_reader import Run, read_run
 
 CONFIG = Path(__file__).parents[1] / "configs" / "digits" / "ida_cutmix.yaml"
 BLOCK = 32 * 1024

@@ -1,17 +1,15 @@
 """Isotonic data augmentation for knowledge distillation.
 
-The numerics are here, for any training loop. The Lightning parts are in ``ida_lightning.data``,
-``ida_lightning.modules`` and ``ida_lightning.callbacks``; importing this package does not load Lightning.
+Everything that a user names is here. The numerics, for any training loop, are imported with the package; the Lightning
+modules, methods, callbacks and data modules when they are first asked for, so that ``import ida_lightning`` loads no
+Lightning.
 """
+
+import lazy_loader
 
 from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.errors import InputError
-from ida_lightning.isotonic import (
-    correct_soft_labels,
-    isotonic_regression_tree,
-    isotonic_soft_labels,
-    isotonic_softmax,
-)
+from ida_lightning.isotonic import correct_soft_labels, isotonic_regression_tree, isotonic_soft_labels, isotonic_softmax
 from ida_lightning.label_mix import LabelMix, LabelOrder
 from ida_lightning.losses import distillation_loss, logit_loss, mixed_cross_entropy, order_penalty, probability_loss
 from ida_lightning.metrics import (
@@ -22,6 +20,7 @@ from ida_lightning.metrics import (
     moved_mass,
     order_statistics,
     prediction_agreement,
+    prediction_entropy,
     violated_rows,
 )
 from ida_lightning.mixing import (
@@ -34,42 +33,18 @@ from ida_lightning.mixing import (
     mix_images,
     mix_labels,
 )
-from ida_lightning.revision_selection.revision import revise_soft_labels
-from ida_lightning.supervision import Supervision, SupervisionHook
+from ida_lightning.picking import label_by_teacher, pick_rows, score_pool, split_pool
+from ida_lightning.revision_selection import (
+    revise_soft_labels,
+    revision_label_loss,
+    revision_logit_loss,
+    revision_probability_loss,
+    teach_trusted_rows,
+    trusted_rows,
+)
+from ida_lightning.supervision import Supervision, SupervisionHook, add_soft_labels, blend_soft_labels
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "InputError",
-    "LabelMix",
-    "LabelOrder",
-    "MixPlan",
-    "MixedBatch",
-    "Mixing",
-    "OrderStatistics",
-    "Supervision",
-    "SupervisionHook",
-    "as_mixed_batch",
-    "correct_soft_labels",
-    "distillation_loss",
-    "draw_cutmix",
-    "draw_mixup",
-    "draw_mosaic",
-    "expected_calibration_error",
-    "fit_temperature",
-    "isotonic_regression_tree",
-    "isotonic_soft_labels",
-    "isotonic_softmax",
-    "kl_divergence",
-    "logit_loss",
-    "mix_images",
-    "mix_labels",
-    "mixed_cross_entropy",
-    "moved_mass",
-    "order_penalty",
-    "order_statistics",
-    "prediction_agreement",
-    "probability_loss",
-    "revise_soft_labels",
-    "violated_rows",
-]
+# The stub beside this file says where the other names are.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -83,6 +83,11 @@ def share_below_one(name: str, value: float) -> float:
     return _number(name, value, "a number from 0 to below 1", lambda number: 0 <= number < 1)
 
 
+def positive_share(name: str, value: float) -> float:
+    """Return ``value``, which must be a number above 0 and up to 1."""
+    return _number(name, value, "a number above 0 and up to 1", lambda number: 0 < number <= 1)
+
+
 def _number(name: str, value: Any, expected: str, fits: Any) -> float:
     try:
         right = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value) and fits(value)

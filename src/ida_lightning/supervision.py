@@ -1,12 +1,14 @@
-"""What the student is taught on one batch, row by row."""
+"""What the student is taught on one batch, row by row, and the functions that change it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from ida_lightning.errors import InputError, kind_of, non_negative, same_shape, share
 from ida_lightning.label_mix import LabelMix
 
 
@@ -14,7 +16,7 @@ class Supervision(NamedTuple):
     """The teaching of one batch: targets and how much each row's targets count.
 
     A :class:`DistillationModule` builds it from the teacher, passes it through its supervision hooks in order,
-    and computes the student's loss from what comes out. A system that changes what the student is taught
+    and computes the student's loss from what comes out. A method that changes what the student is taught
     (isotonic correction, label revision, picking, selection) is one function ``Supervision -> Supervision``.
     Immutable: use ``_replace`` or :meth:`select`.
 
@@ -27,7 +29,7 @@ class Supervision(NamedTuple):
         soft_weight: float32 ``(batch,)``, weight of the row's distillation loss.
         hard_weight: float32 ``(batch,)``, weight of the row's cross-entropy with its hard label.
         temperature: at which ``soft_labels`` were softened, and at which the student will be compared.
-        mixed: bool ``(batch,)``, which rows were mixed (:meth:`MixedBatch.mixed`); None where nobody said.
+        mixed: bool ``(batch,)``, which rows were mixed (:meth:`MixedBatch.mixed`); None if unknown.
     """
 
     inputs: Tensor
@@ -41,7 +43,7 @@ class Supervision(NamedTuple):
     mixed: Tensor | None = None
 
     def select(self, rows: Tensor) -> Supervision:
-        """Only the rows named by an index or boolean mask ``(batch,)``."""
+        """Keep only the rows named by an index or boolean mask ``(batch,)``."""
         return Supervision(
             self.inputs[rows],
             self.label_mix.select(rows),
@@ -54,5 +56,96 @@ class Supervision(NamedTuple):
             None if self.mixed is None else self.mixed[rows],
         )
 
+    @property
+    def weight(self) -> Tensor:
+        """How much every row counts in the loss, ``(batch,)``: soft and hard weight together."""
+        return self.soft_weight + self.hard_weight
+
 
 SupervisionHook = Callable[[Supervision], Supervision]
+LossTerm = Callable[[Tensor, Supervision], Tensor]
+"""From student logits and supervision to one loss per row, ``(batch,)``."""
+
+
+def check_supervision(value: object, before: Supervision, source: str) -> Supervision:
+    """Return ``value``, which must be a whole :class:`Supervision` on the device of the one before. Free of cost.
+
+    Args:
+        value: what a hook returned.
+        before: what it was given.
+        source: which hook it was, for the message.
+
+    Raises:
+        InputError: naming ``source`` and what is wrong: another type, fields of different lengths, another device.
+    """
+    if not isinstance(value, Supervision):
+        raise InputError(f"{source}: expected a Supervision to be returned, got {kind_of(value)}")
+    rows = len(value.soft_labels) if isinstance(value.soft_labels, Tensor) and value.soft_labels.ndim == 2 else -1
+    if rows < 0 or value.soft_labels.shape[1] != before.soft_labels.shape[1]:
+        wanted = f"(batch, {before.soft_labels.shape[1]})"
+        raise InputError(f"{source}: expected soft_labels {wanted}, got {kind_of(value.soft_labels)}")
+    fields = {name: field for name, field in value._asdict().items() if name not in ("label_mix", "temperature")}
+    fields |= {f"label_mix.{name}": field for name, field in zip(LabelMix._fields, value.label_mix, strict=True)}
+    for name, field in fields.items():
+        if name in ("mixed", "inputs") and not isinstance(field, Tensor):  # unknown, or inputs of several tensors
+            continue
+        if not isinstance(field, Tensor) or not field.ndim or len(field) != rows:
+            raise InputError(f"{source}: expected {name} with the {rows} rows of soft_labels, got {kind_of(field)}")
+        if field.device != before.soft_labels.device:
+            raise InputError(f"{source}: expected {name} on {before.soft_labels.device}, got it on {field.device}")
+    for name in ("soft_weight", "hard_weight"):
+        if fields[name].ndim != 1 or not fields[name].is_floating_point():
+            raise InputError(f"{source}: expected {name} floating point ({rows},), got {kind_of(fields[name])}")
+    return value
+
+
+def blend_soft_labels(soft_labels: Tensor, corrected: Tensor, strength: float) -> Tensor:
+    """Blend soft labels with corrected ones: ``(1 - strength) * soft_labels + strength * corrected``.
+
+    Cross-entropy is linear in its target, so this has the gradient of two loss terms with these weights. Strength 0
+    and 1 return one of the two bit for bit.
+
+    Args:
+        soft_labels: ``(batch, classes)``.
+        corrected: likewise.
+        strength: from 0 to 1.
+
+    Raises:
+        InputError: for a strength out of range and shapes that differ.
+
+    Example:
+        >>> blend_soft_labels(torch.tensor([[0.2, 0.8]]), torch.tensor([[0.6, 0.4]]), 0.25)
+        tensor([[0.3000, 0.7000]])
+    """
+    share("strength", strength)
+    same_shape("corrected", corrected, "soft_labels", soft_labels)
+    if strength in (0, 1):
+        return corrected if strength else soft_labels
+    return torch.lerp(soft_labels, corrected, strength)
+
+
+def add_soft_labels(supervision: Supervision, soft_labels: Tensor, weight: float) -> Supervision:
+    """Add a second distillation term, with soft labels of its own, to the one that is there.
+
+    Both go through one soft label, ``(soft_weight * own + weight * soft_labels) / (soft_weight + weight)``, which has
+    the gradient of the two terms, and a row's ``soft_weight`` grows by ``weight``. Rows that are not distilled
+    (``soft_weight`` 0) stay so.
+
+    Args:
+        supervision: with the first term's soft labels.
+        soft_labels: of the second term, ``(batch, classes)``.
+        weight: of the second term, >= 0.
+
+    Raises:
+        InputError: for a negative weight and shapes that differ.
+
+    References:
+        Cui and Yan, IJCAI 2021, arXiv 2107.01412: the form in which the paper adds KD-i's corrected term.
+    """
+    non_negative("weight", weight)
+    same_shape("soft_labels", soft_labels, "supervision.soft_labels", supervision.soft_labels)
+    added = weight * (supervision.soft_weight > 0)
+    total = supervision.soft_weight + added
+    ratio = added / total.clamp_min(torch.finfo(total.dtype).tiny)
+    merged = torch.lerp(supervision.soft_labels, soft_labels, ratio[:, None])
+    return supervision._replace(soft_labels=merged, soft_weight=total)

@@ -19,7 +19,7 @@ from ida_lightning.augment.randaugment import (
     level_of,
     rand_augment,
 )
-from tests.conftest import DEVICES, never_waiting
+from tests.helpers.devices import DEVICES, never_waiting
 
 FILL = (0.48, 0.1, 0.9)
 PIXEL = torch.tensor([122, 26, 230], dtype=torch.uint8)  # round(255 * FILL)
@@ -102,7 +102,7 @@ def test_offsets_flips_operations_and_signs_are_uniform():
     assert chisquare(np.bincount(2 * first_sign + second_sign, minlength=4)).pvalue > 0.01
 
 
-def test_the_operations_and_their_levels_are_those_of_torchvision():
+def test_operations_and_levels_are_those_of_torchvision():
     space = v2.RandAugment._AUGMENTATION_SPACE
     assert tuple(space) == OPERATIONS
     assert {name for name, (_, signed) in space.items() if signed} == SIGNED
@@ -118,7 +118,7 @@ def test_the_operations_and_their_levels_are_those_of_torchvision():
 @pytest.mark.parametrize("magnitude", [0, 1, 9, 17, 30])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_operations_on_a_batch_equal_torchvision_on_each_image_bit_for_bit(name, channels, magnitude):
+def test_operations_equal_torchvision_image_by_image(name, channels, magnitude):
     size = (20, 33)  # large enough for equalise, which leaves images of fewer than 255 pixels alone
     plain = torch.full((1, channels, *size), 77, dtype=torch.uint8)
     images = torch.cat((images_of(12, channels, *size), photos_of(12, channels, *size), plain))
@@ -215,9 +215,7 @@ def test_doing_nothing_returns_the_input_and_draws_nothing():
     ),
     seed=st.integers(0, 99),
 )
-def test_any_batch_keeps_shape_and_input_and_depends_on_the_generator_only(
-    batch, channels, height, width, augmentation, seed
-):
+def test_only_the_generator_decides_and_inputs_are_kept(batch, channels, height, width, augmentation, seed):
     images = photos_of(max(batch, 1), channels, height, width, seed)[:batch]
     before = images.clone()
     fill = FILL[:channels]
@@ -248,7 +246,7 @@ def test_equal_rows_come_out_different_and_the_result_is_new(options):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_device_draws_and_computes_what_the_cpu_does_and_nobody_waits(device):
+def test_a_device_computes_what_the_cpu_does_without_waiting(device):
     images = photos_of(256)
     there = images.to(device)
     rng = np.random.default_rng(4)

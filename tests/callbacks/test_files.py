@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from ida_lightning import InputError
 from ida_lightning.callbacks import ExportCallback, PredictionsCallback
 from ida_lightning.modules import ClassificationModule
-from tests.conftest import TinyNet, trainer
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 
 def test_export_holds_the_trained_network_and_its_classes(tmp_path, blobs):
@@ -28,7 +29,7 @@ def test_export_holds_the_trained_network_and_its_classes(tmp_path, blobs):
 
 
 @pytest.mark.parametrize("stop", [RuntimeError("crash"), KeyboardInterrupt()])
-def test_an_unfinished_run_exports_nothing_and_leaves_the_older_file(stop, tmp_path, blobs):
+def test_an_unfinished_run_leaves_the_older_export(stop, tmp_path, blobs):
     class Stop(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             if trainer.current_epoch == 1:

@@ -16,7 +16,10 @@ from ida_lightning.callbacks import PanelCallback, SpeedCallback, panel
 from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.modules import ClassificationModule, DistillationModule
 from ida_lightning.plots import plot_corrections
-from tests.conftest import DEVICES, BlobsDataModule, TinyNet, never_waiting, trainer
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.devices import DEVICES, never_waiting
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")  # a random teacher is enough here
 
@@ -72,7 +75,7 @@ def bars_of(figure):
         yield picture.get_title(), names, heights.view(3, len(names)).float()
 
 
-def test_picture_of_many_classes_shows_those_of_the_image_and_the_best_others():
+def test_pictures_show_the_image_classes_and_the_best_others():
     names = ["ant", "bee", "cat", "dog", "eel", "a wolf in sheep's clothing"]
     mix = LabelMix(torch.tensor([[3, 1], [2, 2]]), torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
     before = torch.tensor([[0.05, 0.1, 0.0, 0.3, 0.15, 0.4], [0.1, 0.2, 0.3, 0.4, 0.0, 0.0]])
@@ -149,7 +152,7 @@ def test_panel_in_front_of_a_correction_shows_the_state_there(tmp_path):
     assert all(torch.equal(heights[1], heights[2]) for _, _, heights in bars_of(figure))
 
 
-def test_pictures_appear_beside_the_logs_in_the_right_epochs_only(tmp_path):
+def test_pictures_appear_in_the_right_epochs_only(tmp_path):
     fit(tmp_path, PanelCallback(every_n_epochs=2, rows=3), logger=CSVLogger(tmp_path, name="run"), max_epochs=5)
     names = [f"run/version_0/panels/epoch_000{epoch}.png" for epoch in (0, 2, 4)]
     assert panels(tmp_path) == names
@@ -197,7 +200,7 @@ def test_weights_do_not_depend_on_panels_and_speed(tmp_path):
     assert all(torch.equal(plain[name], shown[name]) for name in plain)
 
 
-def test_images_of_another_pipeline_are_stretched_and_classes_numbered(tmp_path):
+def test_images_of_another_pipeline_are_shown_too(tmp_path):
     module = DistillationModule(TinyNet(channels=2), TinyNet(channels=2), 4, 2, 8)
     rows = torch.utils.data.TensorDataset(100 + 50 * torch.randn(8, 2, 8, 8), torch.arange(8) % 4)
     logger = FakeTensorBoard()
@@ -214,14 +217,15 @@ def test_images_of_another_pipeline_are_stretched_and_classes_numbered(tmp_path)
         assert 0 <= image.min() < 0.3 < 0.7 < image.max() <= 1
 
 
-def test_a_batch_that_lost_all_rows_is_passed_over_and_clean_rows_come_last():
+def test_batches_without_rows_are_skipped_clean_rows_come_last():
     module, callback, logger = DistillationModule(TinyNet(), TinyNet(), 4, 1, 8), PanelCallback(), FakeTensorBoard()
-    run = SimpleNamespace(is_global_zero=True, loggers=[logger], fast_dev_run=0, current_epoch=0, global_step=3)
+    state = {"fast_dev_run": 0, "current_epoch": 0, "global_step": 3, "datamodule": None, "callbacks": []}
+    run = SimpleNamespace(is_global_zero=True, loggers=[logger], **state)
     callback.setup(run, module, "fit")
     callback.on_train_batch_start(run, module, None, 0)
     ones, mix = torch.ones(4), LabelMix.unmixed(torch.arange(4))
     teaching = Supervision(torch.rand(4, 1, 8, 8), mix, ones, torch.eye(4), torch.eye(4), ones, ones, 1.0)
-    (hook,) = module._supervision_hooks.values()
+    ((hook, _),) = module._supervision_hooks.values()
     for rows, drawn in ((0, 0), (2, 1), (4, 1)):
         hook(teaching.select(torch.arange(rows)))
         assert len(logger.figures) == drawn
@@ -252,7 +256,7 @@ def test_no_other_batch_waits_for_the_accelerator(device):
     ones, mix = torch.ones(4, device=device), LabelMix.unmixed(torch.arange(4, device=device))
     logits = torch.rand(4, 4, device=device)
     teaching = Supervision(torch.rand(4, 1, 8, 8, device=device), mix, ones, logits, logits, ones, ones, 1.0)
-    (hook,) = module._supervision_hooks.values()
+    ((hook, _),) = module._supervision_hooks.values()
     with never_waiting(device):
         assert hook(teaching) is teaching
 

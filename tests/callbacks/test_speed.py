@@ -11,7 +11,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from ida_lightning.callbacks import SpeedCallback, speed
 from ida_lightning.modules import ClassificationModule
-from tests.conftest import BlobsDataModule, TinyNet, trainer
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 
 class Clock(Callback):
@@ -130,12 +132,12 @@ def test_log_every_0_steps_reports_nothing(tmp_path, clock):
     assert set(clock.left.values()) == {None}
 
 
-def test_images_of_all_processes_count_and_nothing_waits_for_the_device(clock):
+def test_images_of_all_processes_count_without_waiting(clock, monkeypatch):
+    monkeypatch.setattr(speed, "logs_this_step", lambda run: run.global_step % 2 == 0)
     found = {}
     module = SimpleNamespace(log=lambda name, value, **options: found.update({name: (value, options)}))
     run = SimpleNamespace(
         global_step=0,
-        log_every_n_steps=2,
         world_size=4,
         estimated_stepping_batches=100,
         num_training_batches=50,

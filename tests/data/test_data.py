@@ -5,28 +5,8 @@ import torch
 from ida_lightning import InputError, LabelMix, MixedBatch, Mixing
 from ida_lightning.data import DigitsDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
-from ida_lightning.modules import ClassificationModule
-from tests.conftest import BlobsDataModule, TinyNet, trainer
-
-
-class Keep(ClassificationModule):
-    """Keeps the batches it is given."""
-
-    def __init__(self, channels=1):
-        super().__init__(TinyNet(channels=channels), 4, channels, 8)
-        self.batches = {"train": [], "val": [], "test": []}
-
-    def training_step(self, batch, batch_idx):
-        self.batches["train"].append(batch)
-        return super().training_step(batch, batch_idx)
-
-    def validation_step(self, batch, batch_idx):
-        self.batches["val"].append(batch)
-        super().validation_step(batch, batch_idx)
-
-    def test_step(self, batch, batch_idx):
-        self.batches["test"].append(batch)
-        super().test_step(batch, batch_idx)
+from tests.helpers.data import BlobsDataModule, Keep, same
+from tests.helpers.trainers import trainer
 
 
 def batches_of(tmp_path, data, epochs=2):
@@ -35,12 +15,6 @@ def batches_of(tmp_path, data, epochs=2):
     run.fit(module, data)
     run.test(module, data, verbose=False)
     return module.batches
-
-
-def same(ours, theirs):
-    return torch.equal(ours.inputs, theirs.inputs) and all(
-        torch.equal(a, b) for a, b in zip(ours.label_mix, theirs.label_mix, strict=True)
-    )
 
 
 def test_only_training_batches_are_mixed(tmp_path, blobs):
@@ -61,7 +35,7 @@ def test_only_training_batches_are_mixed(tmp_path, blobs):
         torch.testing.assert_close(blobs.denormalise(first.inputs), raw / 255)
 
 
-def test_draws_depend_on_seed_epoch_and_batch_and_on_nothing_else(tmp_path):
+def test_draws_depend_on_seed_epoch_and_batch_alone(tmp_path):
     def run(seed, global_seed):
         torch.manual_seed(global_seed)
         np.random.seed(global_seed)  # noqa: NPY002 (the state that must not matter)
@@ -146,7 +120,7 @@ def test_digits_are_real_split_as_said_and_resizable():
 
 @pytest.mark.parametrize("options", [{}, {"kind": "both", "images": 3}, {"kind": "mosaic"}, {"probability": 0.4}])
 @pytest.mark.parametrize("pool", [1, 2])
-def test_a_pool_keeps_the_clean_rows_and_puts_mixes_of_them_behind(options, pool):
+def test_a_pool_is_clean_rows_and_mixes_of_them(options, pool):
     data, alone = (BlobsDataModule(batch_size=8, mixing=Mixing(**options), pool=pool) for pool in (pool, 0))
     alone.setup("fit")
     loaded = next(iter(alone.train_dataloader()))

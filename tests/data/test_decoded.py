@@ -10,20 +10,9 @@ from ida_lightning import InputError, Mixing
 from ida_lightning.data import FromDatasetsDataModule, ImageFolderDataModule
 from ida_lightning.data.decoded import DecodedImages
 from ida_lightning.data.in_memory import InMemoryImages
-from tests.conftest import trainer
-from tests.data.test_data import Keep
-
-COLOURS = {"cat": (200, 30, 30), "dog": (30, 200, 30), "eel": (30, 30, 200)}
-
-
-def write_folder(root, images=10):
-    for part, count in (("train", images), ("val", 3)):
-        for name, colour in COLOURS.items():
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.new("RGB", (40 + number, 30), colour).save(folder / f"{number}.png")
-    return root
+from tests.helpers.data import Keep
+from tests.helpers.folder_files import COLOURS, write_folder
+from tests.helpers.trainers import trainer
 
 
 def folder_data(root, **options):
@@ -31,7 +20,7 @@ def folder_data(root, **options):
     return ImageFolderDataModule(root, **{**defaults, **options})
 
 
-def test_image_folder_has_three_disjoint_splits_and_the_right_pictures(tmp_path):
+def test_image_folder_has_three_disjoint_splits(tmp_path):
     data = folder_data(write_folder(tmp_path))
     assert data.class_names == ["cat", "dog", "eel"]
     assert data.num_classes == 3

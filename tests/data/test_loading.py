@@ -12,8 +12,8 @@ from ida_lightning import Mixing
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data import FromDatasetsDataModule
 from ida_lightning.data.loading import EpochSampler
-from tests.conftest import BlobsDataModule, trainer
-from tests.data.test_data import Keep, same
+from tests.helpers.data import BlobsDataModule, Keep, same
+from tests.helpers.trainers import trainer
 
 
 def test_every_row_once_an_epoch_and_each_process_its_own():
@@ -100,7 +100,7 @@ class StopAfter(Keep):
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize("limit", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 12}])
 @pytest.mark.parametrize("stop", [1, 3, 4, 6, 8])
-def test_a_run_resumed_anywhere_sees_what_the_uninterrupted_one_saw(tmp_path, stop, limit):
+def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(tmp_path, stop, limit):
     resumes_like_uninterrupted(tmp_path, lambda: blobs(0), stop, limit)
 
 
@@ -150,7 +150,7 @@ def test_reading_leaves_the_global_generator_alone():
     assert not torch.equal(first.inputs, later.inputs), "another epoch, another crop"
 
 
-def test_a_loader_asked_for_after_training_starts_at_the_beginning(tmp_path):
+def test_a_loader_made_after_training_starts_at_the_beginning(tmp_path):
     data, run = BlobsDataModule(batch_size=16), trainer(tmp_path)
     run.fit(Keep(), data)
     assert len(list(data.train_dataloader())) == run.num_training_batches > 1

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from torch.utils.data._utils.collate import default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from ida_lightning import LabelMix, MixedBatch, Mixing
 from ida_lightning.mixing import mix_images, mix_labels
-from tests.conftest import BlobsDataModule
+from tests.helpers.data import BlobsDataModule
 
 
 def mixed(kind="both", images=2):
@@ -28,7 +29,7 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize("options", [{}, {"kind": "mixup", "images": 3}, {"kind": "mosaic"}])
-def test_every_field_has_the_batch_in_front_and_survives_collating(options):
+def test_every_field_is_batch_first_and_survives_collating(options):
     batch = mixed(**options)
     assert {len(tensor) for tensor in tensors(batch)} == {8}
     images, mix, index, partner = batch
@@ -50,6 +51,9 @@ def test_survives_pinning(monkeypatch):
     assert len(pinned) == 5
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.12"), reason="torch 2.11 compiles namedtuple._replace to an empty tuple"
+)
 def test_survives_a_compiled_step_in_one_graph():
     batch = mixed()
 

@@ -11,35 +11,7 @@ from safetensors.torch import save_file
 from ida_lightning import InputError
 from ida_lightning.data import TinyImageNetDataModule
 from ida_lightning.data.sets import tiny_imagenet
-
-# In the official file they are in no order either.
-WNIDS = ["n03", "n01", "n02"]
-COLOURS = {"n01": (200, 30, 30), "n02": (30, 200, 30), "n03": (30, 30, 200)}
-
-
-def make_tiny_imagenet(root):
-    """Three classes of 8 training and 4 validation images, coloured by class and noisy, so all different."""
-    folder = root / "tiny-imagenet-200"
-    rng = np.random.default_rng(0)
-
-    def write(file, wnid):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.clip(np.array(COLOURS[wnid]) + rng.integers(-20, 21, (8, 8, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).resize((64, 64)).save(file)
-
-    for wnid in WNIDS:
-        for number in range(8):
-            write(folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", wnid)
-        (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t10\t63\t58\n")
-    lines = []
-    for number in range(12):
-        write(folder / "val" / "images" / f"val_{number}.JPEG", WNIDS[number % 3])
-        lines.append(f"val_{number}.JPEG\t{WNIDS[number % 3]}\t0\t32\t44\t62\n")
-    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
-    write(folder / "test" / "images" / "test_0.JPEG", "n01")
-    (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in WNIDS))
-    (folder / "words.txt").write_text("n00\tentity\nn01\tgoldfish, Carassius auratus\nn02\tbullfrog\nn03\tjellyfish\n")
-    return folder
+from tests.helpers.tiny_imagenet_files import WNIDS, make_tiny_imagenet
 
 
 @pytest.fixture
@@ -96,7 +68,7 @@ def test_splits_are_the_images_that_pillow_reads(cache, folder, monkeypatch):
     assert (mixed.inputs.shape, mixed.inputs.dtype) == ((4, 3, 64, 64), torch.float32)
 
 
-def test_classes_are_named_in_the_order_of_their_sorted_identifiers(folder):
+def test_classes_are_in_the_order_of_their_identifiers(folder):
     assert module(folder).class_names == ["goldfish, Carassius auratus", "bullfrog", "jellyfish"]
     assert module(folder).num_classes == 3
     assert TinyImageNetDataModule(root="nowhere").num_classes == 200
@@ -109,7 +81,7 @@ def said(monkeypatch):
     return lines
 
 
-def test_images_are_decoded_once_and_again_when_the_cache_cannot_be_used(folder, said):
+def test_images_are_decoded_again_if_the_cache_is_unusable(folder, said):
     first = ready(folder)
     cache = folder / "decoded.safetensors"
     assert said == ["Tiny ImageNet: decoding 36 images"]
@@ -156,7 +128,7 @@ def test_images_are_decoded_once_and_again_when_the_cache_cannot_be_used(folder,
     assert "it was made of other files" in said[0]
 
 
-def test_a_folder_that_cannot_be_written_costs_a_warning_and_no_second_decoding(folder, said, monkeypatch):
+def test_a_read_only_folder_costs_a_warning_only(folder, said, monkeypatch):
     def refused(*args):
         raise PermissionError(13, "Permission denied")
 
@@ -271,7 +243,7 @@ def without(name):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 @pytest.mark.parametrize("cache", [False, True])
-def test_what_is_wrong_with_the_folder_is_one_line_that_names_it(damage, complaint, cache, folder):
+def test_what_is_wrong_with_the_folder_is_one_line(damage, complaint, cache, folder):
     damage(folder)
     with pytest.raises(InputError, match=f"^{complaint}[^\n]*$"):
         ready(folder, cache=cache)

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from ida_lightning import LabelMix, isotonic_soft_labels, violated_rows
 from ida_lightning.isotonic import isotonic_vjp
 from ida_lightning.isotonic.threshold import threshold_solver
-from tests.isotonic.test_isotonic import SOLVERS, exact_as, problems, random_rows
+from tests.helpers.problems import SOLVERS, exact_as, problems, random_rows
 
 
 def jacobian_of(values, mix):

@@ -1,65 +1,17 @@
 """The one door and its solvers against SciPy, a constrained optimiser and the properties of a projection."""
 
 import itertools
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import isotonic_regression, minimize
 
 import ida_lightning.isotonic.threshold as threshold_module
 from ida_lightning import InputError, LabelMix, isotonic_soft_labels, violated_rows
-from ida_lightning.isotonic import Solver
-from tests.conftest import DEVICES, never_waiting
-
-SOLVERS = [solver for solver in get_args(Solver) if solver != "auto"]
-
-
-def reference_scipy(row, hard):
-    """Sort by (rank, then value descending), run SciPy's PAV, undo the sort."""
-    sequence = sorted(range(len(row)), key=lambda c: (-hard[c], -row[c]))
-    solved = np.empty(len(row))
-    solved[sequence] = isotonic_regression(row[sequence], increasing=False).x
-    return solved
-
-
-def reference_optimiser(row, hard):
-    """The problem as stated, every ordered pair a constraint, by a general solver that knows nothing of sorting."""
-    pairs = [(u, v) for u in range(len(row)) for v in range(len(row)) if hard[u] > hard[v]]
-    matrix = np.zeros((len(pairs), len(row)))
-    for i, (u, v) in enumerate(pairs):
-        matrix[i, u], matrix[i, v] = 1, -1
-    constraint = {"type": "ineq", "fun": lambda m: matrix @ m, "jac": lambda m: matrix}
-    start = np.full(len(row), row.mean())
-    found = minimize(
-        lambda m: ((m - row) ** 2).sum(),
-        start,
-        jac=lambda m: 2 * (m - row),
-        constraints=[constraint],
-        method="SLSQP",
-        options={"ftol": 1e-14, "maxiter": 500},
-    )
-    assert found.success, found.message
-    return found.x
-
-
-@st.composite
-def problems(draw, max_classes=40, max_k=4):
-    """Rows of different sharpness with a mix of up to ``max_k`` classes; repeats and exact ties are common."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    classes, k, rows = draw(st.integers(1, max_classes)), draw(st.integers(1, max_k)), draw(st.integers(1, 4))
-    values = rng.dirichlet(np.full(classes, draw(st.sampled_from([0.05, 0.3, 1.0, 20.0]))), rows)
-    if draw(st.booleans()):  # exact ties among the values too
-        values = np.round(values, 2)
-    shares = rng.choice([0, 1, 1, 2, 3], (rows, k)).astype(float)
-    shares[:, 0] += shares.sum(1) == 0
-    mix = LabelMix(
-        torch.tensor(rng.integers(0, classes, (rows, k))), torch.tensor(shares / shares.sum(1, keepdims=True))
-    )
-    return torch.tensor(values), mix
+from tests.helpers.devices import DEVICES, never_waiting
+from tests.helpers.problems import SOLVERS, exact_as, problems, random_rows, reference_optimiser, reference_scipy
 
 
 def brute_force(row, hard):
@@ -74,22 +26,6 @@ def brute_force(row, hard):
         if (np.diff(found[sequence]) <= 1e-15).all() and ((found - row) ** 2).sum() < least:
             best, least = found, ((found - row) ** 2).sum()
     return best
-
-
-def exact_as(values, solver):
-    """In the most exact type that the solver takes."""
-    return values.float() if solver == "triton" and values.dtype == torch.float64 else values
-
-
-def random_rows(rows, classes, generator=0, dtype=torch.float32):
-    logits = torch.randn(rows, classes, generator=torch.Generator().manual_seed(generator), dtype=torch.float64)
-    rng = np.random.default_rng(generator)
-    mix = LabelMix.pair(
-        torch.tensor(rng.integers(0, classes, rows)),
-        torch.tensor(rng.integers(0, classes, rows)),
-        torch.tensor(rng.random(rows)),
-    )
-    return (3 * logits).softmax(1).to(dtype), mix
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -152,7 +88,7 @@ def test_optimality_conditions_hold_block_by_block(solver, problem):
 @pytest.mark.parametrize("solver", SOLVERS)
 @given(problem=problems(), dtype=st.sampled_from([torch.float32, torch.float64]))
 @settings(max_examples=40)
-def test_result_is_ordered_exactly_within_bounds_and_a_second_time_changes_nothing(solver, problem, dtype):
+def test_result_is_ordered_bounded_and_idempotent(solver, problem, dtype):
     values, mix = problem
     values = exact_as(values.to(dtype), solver)
     once = isotonic_soft_labels(values, mix, solver)
@@ -193,7 +129,7 @@ def test_commutes_with_renaming_classes_shifting_and_scaling(solver, problem, se
 @pytest.mark.parametrize("solver", SOLVERS)
 @given(problem=problems(), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=40)
-def test_brings_rows_together_never_apart_and_no_ordered_row_is_nearer(solver, problem, seed):
+def test_is_non_expansive_and_no_ordered_row_is_nearer(solver, problem, seed):
     values, mix = problem
     values = exact_as(values, solver)
     other = values + torch.tensor(np.random.default_rng(seed).normal(0, 0.1, values.shape)).to(values.dtype)
@@ -286,7 +222,7 @@ def newton_steps(row, monkeypatch):
     return steps, level
 
 
-def test_newton_stops_soon_and_in_the_worst_case_before_the_classes_run_out(monkeypatch):
+def test_newton_stops_after_few_steps_also_in_the_worst_case(monkeypatch):
     usual, worst = [], 0
     for seed in range(20):
         row = random_rows(1, 21841, generator=seed, dtype=torch.float64)[0][0]
@@ -316,7 +252,7 @@ def test_rows_of_one_class_are_that_class_above_the_rest():
     torch.testing.assert_close(pooled, torch.tensor([[0.25, 0.25, 0.25, 0.15, 0.10]]))
 
 
-def test_classes_of_equal_weight_are_not_ordered_among_themselves():
+def test_classes_of_equal_weight_are_not_ordered():
     row = torch.tensor([[0.1, 0.6, 0.3]])
     for a, b in ((0, 1), (1, 0)):
         tied = isotonic_soft_labels(row, LabelMix.pair(torch.tensor([a]), torch.tensor([b]), 0.5))

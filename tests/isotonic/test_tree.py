@@ -14,8 +14,8 @@ from scipy.optimize import isotonic_regression, minimize
 import ida_lightning.isotonic.tree as tree_module
 from ida_lightning import InputError, LabelMix, isotonic_soft_labels, violated_rows
 from ida_lightning.isotonic.tree import isotonic_regression_tree, tree_solver
-from tests.conftest import DEVICES
-from tests.isotonic.test_isotonic import problems, reference_optimiser, reference_scipy
+from tests.helpers.devices import DEVICES
+from tests.helpers.problems import problems, reference_optimiser, reference_scipy
 
 
 def random_forest(rng, nodes, reach, roots=0.0):
@@ -156,7 +156,7 @@ def test_meets_the_optimality_conditions(problem):
 
 
 @given(trees())
-def test_a_second_time_changes_nothing_and_the_weighted_sum_is_kept(problem):
+def test_is_idempotent_and_keeps_the_weighted_sum(problem):
     values, parent, weights = problem
     solved = isotonic_regression_tree(values, parent, weights)
     assert solved.dtype == torch.float64
@@ -372,7 +372,7 @@ def test_tree_solver_is_the_nearest_ordered_row(problem):
 
 
 @given(problems(), st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]))
-def test_tree_solver_rows_are_ordered_exactly_in_their_own_dtype(problem, dtype):
+def test_tree_solver_rows_are_ordered_in_their_own_dtype(problem, dtype):
     values, mix = problem
     values = values.to(dtype)
     before = values.clone()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ida_lightning import InputError, LabelMix, isotonic_soft_labels, isotonic_softmax, violated_rows
 from ida_lightning.isotonic import triton_kernel
-from tests.conftest import DEVICES, never_waiting
-from tests.isotonic.test_isotonic import problems, random_rows
+from tests.helpers.devices import DEVICES, never_waiting
+from tests.helpers.problems import problems, random_rows
 
 DEVICE = DEVICES[-1]
 

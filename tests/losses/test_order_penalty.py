@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 
 from ida_lightning import InputError, LabelMix, isotonic_soft_labels, order_penalty
-from tests.isotonic.test_isotonic import problems
+from tests.helpers.problems import problems
 
 
 def slow(row, hard, form):
@@ -49,7 +49,7 @@ def test_is_zero_exactly_for_rows_in_order(problem):
         )
 
 
-def test_forms_agree_for_a_pair_while_one_rest_class_is_too_high_and_differ_as_said():
+def test_forms_agree_while_one_rest_class_is_too_high():
     mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)
     one_high = torch.tensor([[0.35, 0.2, 0.3, 0.15]]).log()
     torch.testing.assert_close(order_penalty(one_high, mix, form="edges"), order_penalty(one_high, mix, form="worst"))

@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from ida_lightning import InputError, LabelMix, Mixing, isotonic_soft_labels, moved_mass
 from ida_lightning.methods import CutMixPickCallback, IsotonicSoftLabelCallback, TeacherLabelCallback
-from ida_lightning.methods.cutmix_pick import pick
 from ida_lightning.metrics import prediction_entropy
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from tests.conftest import DEVICES, BlobsDataModule, TinyNet, never_waiting, trainer
-from tests.methods.test_teacher_labels import HARD, SOFT, T, Taught, mean, soft_and_hard
+from ida_lightning.picking import pick
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.devices import DEVICES, never_waiting
+from tests.helpers.networks import TinyNet
+from tests.helpers.pools import HARD, SOFT, T, Taught, mean, soft_and_hard
+from tests.helpers.trainers import trainer
 
 CRITERIA = ["teacher_entropy", "student_entropy", "kl", "dissimilarity", "violation"]
 CHANCE = pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")  # a random teacher is enough here
@@ -112,7 +115,7 @@ def test_scoring_leaves_no_trace(criterion):
 
 @pytest.mark.parametrize("pick_first", [False, True])
 @pytest.mark.parametrize("ratio", [0.5, 0.25, 1.0])
-def test_the_loss_is_a_clean_mean_and_a_mean_of_the_picked_in_either_order(pick_first, ratio):
+def test_the_loss_is_a_clean_mean_and_a_mean_of_the_picked(pick_first, ratio):
     callbacks = [TeacherLabelCallback(), CutMixPickCallback(ratio=ratio)]
     taught = Taught(*(callbacks[::-1] if pick_first else callbacks), pool=2)
     rows = zip(
@@ -147,13 +150,13 @@ def test_correcting_before_and_after_the_pick_is_the_same(criterion, space):
     assert not torch.equal(first.soft_labels, (first.teacher_logits / T).softmax(1)), "something was corrected"
 
 
-def test_divergence_is_from_the_soft_label_as_the_hooks_before_left_it():
+def test_divergence_is_from_what_the_hooks_before_left():
     tilted = torch.tensor([[0.97, 0.01, 0.01, 0.01]])
 
     class Tilt(IsotonicSoftLabelCallback):
         """Far from what the teacher says in every other row."""
 
-        def _teach(self, supervision):
+        def transform(self, supervision):
             even = (torch.arange(len(supervision.inputs)) % 2 == 0)[:, None]
             return supervision._replace(soft_labels=torch.where(even, tilted, supervision.soft_labels))
 
@@ -174,7 +177,7 @@ def test_picking_by_violation_leaves_more_to_correct():
 
 
 @given(st.lists(st.floats(allow_nan=True, width=32), min_size=1, max_size=40), st.floats(0.01, 1))
-def test_pick_takes_a_fixed_number_of_the_highest_and_numbers_first(scores, ratio):
+def test_pick_takes_a_fixed_number_of_the_highest(scores, ratio):
     places = pick(torch.tensor(scores), ratio).tolist()
     assert len(places) == max(1, round(ratio * len(scores)))
     assert places == sorted(set(places))
@@ -211,7 +214,7 @@ def test_without_clean_rows_it_picks_from_the_mixed_ones():
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_from_the_second_step_on_nothing_waits_for_the_accelerator(device, criterion):
+def test_nothing_waits_from_the_second_step_on(device, criterion):
     taught = Taught(TeacherLabelCallback(), CutMixPickCallback(criterion), IsotonicSoftLabelCallback(), pool=2)
     module = taught.module.to(device)
     images, mix, *rest = taught.batch
@@ -229,7 +232,7 @@ def test_from_the_second_step_on_nothing_waits_for_the_accelerator(device, crite
     "options", [{"precision": "bf16-mixed"}, {"devices": 2, "strategy": "ddp_fork"}], ids=["bf16", "ddp"]
 )
 @CHANCE
-def test_the_student_learns_in_any_precision_and_with_any_number_of_processes(options, tmp_path):
+def test_picking_in_any_precision_and_number_of_processes(options, tmp_path):
     student = TinyNet()
     before = {name: tensor.clone() for name, tensor in student.named_parameters()}
     scored = []
@@ -261,7 +264,7 @@ def test_values_out_of_range_are_named(options, message):
         CutMixPickCallback(**options)
 
 
-def test_joining_twice_is_joining_once_and_needs_a_module_with_hooks():
+def test_setup_registers_once_and_needs_a_module_with_hooks():
     callback, taught = CutMixPickCallback(), Taught()
     for _ in range(2):
         callback.setup(None, taught.module, "fit")

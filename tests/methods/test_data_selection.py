@@ -22,19 +22,22 @@ from ida_lightning.methods import (
     TeacherLabelCallback,
 )
 from ida_lightning.methods import data_selection as module_under_test
+from ida_lightning.methods.data_selection import Influence
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from ida_lightning.revision_selection.selection import classifier_head, data_fingerprint, head_input, trusted_rows
-from tests.conftest import BlobsDataModule, TinyNet, trainer
-from tests.methods.test_label_revision import Weights
-from tests.methods.test_roles import Step
-from tests.methods.test_teacher_labels import Taught
+from ida_lightning.revision_selection.heads import classifier_head, head_input
+from ida_lightning.revision_selection.selection import data_fingerprint, trusted_rows
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.pools import Taught
+from tests.helpers.steps import Step, Weights
+from tests.helpers.trainers import trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:teacher. .* is close to chance"),  # a random teacher is enough here
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create"),
 ]
 ROWS = 64
-OPTIONS = {"damping": 0.3, "hessian_rows": 40}
+OPTIONS = {"damping": 0.3, "hessian_rows": 40}  # of Influence
 
 
 def networks(seed=3):
@@ -102,7 +105,7 @@ def test_influence_is_that_of_the_inverted_hessian(network, batch_size, tmp_path
     data.setup("fit")
     model.setup("fit")
     start = DistillationModule(*networks(), 4, 1, 8)
-    found = scores_of(DataSelectionCallback(network=network, **OPTIONS), tmp_path, data, model)
+    found = scores_of(DataSelectionCallback(influence=Influence(network, **OPTIONS)), tmp_path, data, model)
     looked_at = model.teacher.network if network == "teacher" else start.student
     expected = slow_influence(model, data, looked_at, 0.3, 40)
     assert expected.std() > 0
@@ -154,7 +157,7 @@ class Given:
         self.mask = mask
 
     def setup(self, trainer, module, stage):
-        self.callback._join(trainer, module)
+        self.callback.register(trainer, module)
         self.callback._trusted = self.mask
 
 
@@ -172,15 +175,15 @@ def test_unchosen_rows_are_left_to_the_ground_truth(transfer):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_selection_revision_and_correction_go_together_in_any_order(order):
+def test_selection_revision_correction_combine_in_any_order(order):
     mask = torch.arange(48) % 2 == 0
     systems = [Given(mask, 0.0), LabelRevisionCallback(), RevisionLossCallback("mse"), IsotonicSoftLabelCallback()]
     step = Step(*systems[::order], rows=48)
     assert not violated_rows(step.supervision.soft_labels, step.mix).any()
     assert torch.equal(step.supervision.soft_weight > 0, mask)
     wrong = violated_rows(step.raw, step.mix)
-    pays = step.module._loss_terms.values()
-    rows = {name: term(step.logits, step.supervision) > 0 for name, term, _ in pays}
+    terms = step.module._loss_terms.values()
+    rows = {term.name: term.call(step.logits, step.supervision) > 0 for term in terms}
     assert torch.equal(rows["label_loss"], ~(wrong & mask)), "the ground truth teaches what the teacher does not"
     assert torch.equal(rows["logit_loss"], mask & ~wrong)
     assert torch.equal(rows["probability_loss"], mask & wrong)
@@ -207,7 +210,7 @@ def test_the_share_is_exact_and_logged(score, fraction, chosen, tmp_path):
 
 
 @pytest.mark.parametrize("criterion", ["teacher_entropy", "student_entropy"])
-def test_selection_and_revision_go_together_with_picking_in_any_order(criterion):
+def test_selection_revision_picking_combine_in_any_order(criterion):
     mask = torch.arange(ROWS) % 2 == 0
     systems = [Given(mask, 1.0), LabelRevisionCallback(), CutMixPickCallback(criterion)]
     first, *others = [Taught(*order, pool=2).supervision for order in permutations(systems)]
@@ -221,7 +224,7 @@ def test_selection_and_revision_go_together_with_picking_in_any_order(criterion)
         torch.testing.assert_close(other.hard_weight, first.hard_weight)
 
 
-def test_mixed_rows_of_teacher_labels_go_back_to_their_hard_label_or_out():
+def test_unselected_mixed_rows_get_the_hard_label_or_drop_out():
     mask = torch.arange(ROWS) % 2 == 0
     selection, labels = Given(mask, 1.0), TeacherLabelCallback()
     for callbacks, back in (((labels, selection), True), ((selection, labels), False)):
@@ -239,7 +242,8 @@ def weights_of(model):
 @pytest.mark.parametrize("network", ["teacher", "student"])
 def test_looking_changes_nothing_in_training(network, tmp_path):
     plain, _ = fit(tmp_path, epochs=2)
-    looking = DataSelectionCallback(fraction=1.0, network=network, epochs=(0, 1) if network == "student" else (1,))
+    epochs = (0, 1) if network == "student" else (1,)
+    looking = DataSelectionCallback(fraction=1.0, influence=Influence(network), epochs=epochs)
     watched, run = fit(tmp_path, looking, epochs=2)
     assert run.callback_metrics["train/trusted_rate"] == 1
     for name, tensor in weights_of(plain).items():
@@ -248,7 +252,7 @@ def test_looking_changes_nothing_in_training(network, tmp_path):
 
 
 def test_scores_are_computed_once_for_the_same_data_and_teacher(tmp_path, monkeypatch):
-    first = DataSelectionCallback(**OPTIONS)
+    first = DataSelectionCallback(influence=Influence(**OPTIONS))
     fit(tmp_path, first)
     chosen = first._trusted
     (file,) = Path("outputs/selection").iterdir()
@@ -256,12 +260,14 @@ def test_scores_are_computed_once_for_the_same_data_and_teacher(tmp_path, monkey
     compute = module_under_test.influence_scores
     monkeypatch.setattr(module_under_test, "influence_scores", lambda *args: calls.append(1) or compute(*args))
     for changed in ({}, {"fraction": 0.2}, {"transfer": 0.0}):
-        again = DataSelectionCallback(**OPTIONS, **changed)
+        again = DataSelectionCallback(influence=Influence(**OPTIONS), **changed)
         fit(tmp_path, again)
         assert not calls
     assert torch.equal(again._trusted, chosen)
-    fit(tmp_path, DataSelectionCallback(**{**OPTIONS, "damping": 0.2}))
-    fit(tmp_path, DataSelectionCallback(**OPTIONS), model=DistillationModule(*networks(9), 4, 1, 8))
+    fit(tmp_path, DataSelectionCallback(influence=Influence(**{**OPTIONS, "damping": 0.2})))
+    fit(
+        tmp_path, DataSelectionCallback(influence=Influence(**OPTIONS)), model=DistillationModule(*networks(9), 4, 1, 8)
+    )
 
     class Other(BlobsDataModule):
         def load(self):
@@ -269,11 +275,11 @@ def test_scores_are_computed_once_for_the_same_data_and_teacher(tmp_path, monkey
             splits["train"].images[5, 0, 3, 3] += 1
             return splits
 
-    fit(tmp_path, DataSelectionCallback(**OPTIONS), data=Other(batch_size=16))
+    fit(tmp_path, DataSelectionCallback(influence=Influence(**OPTIONS)), data=Other(batch_size=16))
     assert len(calls) == 3
     assert len(list(Path("outputs/selection").iterdir())) == 4
     file.write_bytes(file.read_bytes()[:-20])
-    repaired = DataSelectionCallback(**OPTIONS)
+    repaired = DataSelectionCallback(influence=Influence(**OPTIONS))
     fit(tmp_path, repaired)
     assert len(calls) == 4, "a damaged file is made again"
     assert torch.equal(repaired._trusted, chosen)
@@ -284,7 +290,9 @@ def test_a_resumed_run_goes_on_with_its_choice(epochs, tmp_path):
     """The scores are of the student at the named epochs, which the resumed run cannot see again."""
 
     def selection(folder):
-        return DataSelectionCallback(network="student", epochs=epochs, folder=str(tmp_path / folder))
+        return DataSelectionCallback(
+            influence=Influence(network="student"), epochs=epochs, folder=str(tmp_path / folder)
+        )
 
     keep = ModelCheckpoint(tmp_path / "kept", "half", every_n_train_steps=6)  # in the middle of the second epoch
     fit(tmp_path, selection("b"), keep, epochs=2, max_steps=6, enable_checkpointing=True)
@@ -322,7 +330,7 @@ def test_two_processes_choose_the_same(tmp_path):
             (tmp_path / f"{self.name}{trainer.global_rank}.json").write_text(json.dumps(told))
 
     def run(name, **options):
-        selection = DataSelectionCallback(folder=str(tmp_path / name), **OPTIONS)
+        selection = DataSelectionCallback(folder=str(tmp_path / name), influence=Influence(**OPTIONS))
         data = BlobsDataModule(batch_size=8, mixing=Mixing("cutmix"))
         fit(tmp_path, selection, Tell(selection, name), data=data, **options)
         return [json.loads(file.read_text()) for file in sorted(tmp_path.glob(f"{name}?.json"))]
@@ -343,7 +351,7 @@ def test_compiled_networks_are_looked_into(tmp_path):
         found = []
         for compile_args in (None, {"backend": "aot_eager"}):
             model = DistillationModule(*networks(), 4, 1, 8, compile_args=compile_args)
-            callback = DataSelectionCallback(network=network, **OPTIONS)
+            callback = DataSelectionCallback(influence=Influence(network, **OPTIONS))
             folder = tmp_path / f"{network}{compile_args is None}"
             folder.mkdir()
             found.append(scores_of(callback, folder, model=model))
@@ -364,7 +372,11 @@ def test_rows_without_an_answer_are_not_trusted(tmp_path):
         folder = tmp_path / score
         folder.mkdir()
         with pytest.warns(UserWarning, match="rows left out"):
-            scores = scores_of(DataSelectionCallback(score, hessian_rows=40), folder, model=model)
+            scores = scores_of(
+                DataSelectionCallback(score, influence=Influence(hessian_rows=40) if score == "influence" else None),
+                folder,
+                model=model,
+            )
         silent = torch.isinf(scores)
         assert 8 <= silent.sum() < 40
         assert torch.isfinite(scores[~silent]).all()
@@ -379,7 +391,7 @@ def test_data_sets_that_are_not_in_memory_are_told_apart(tmp_path):
 
     prints = [data_fingerprint(made(shift).splits["train"]) for shift in (0, 0, 1)]
     assert prints[0] == prints[1] != prints[2]
-    callback = DataSelectionCallback(hessian_rows=10)
+    callback = DataSelectionCallback(influence=Influence(hessian_rows=10))
     fit(tmp_path, callback, data=made(0))
     assert int(callback._trusted.sum()) == 32
 
@@ -400,22 +412,33 @@ def test_networks_whose_head_cannot_be_looked_at_are_refused(tmp_path):
     assert classifier_head(convolution.append(nn.Linear(4, 4)), 4) is convolution[-1]
 
 
+def selection_of(influence=None, **options):
+    return DataSelectionCallback(influence=None if influence is None else Influence(**influence), **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"score": "luck"}, "score: expected one of influence, random, teacher_loss, violation, got 'luck'"),
-        ({"network": "both"}, "network: expected one of teacher, student, got 'both'"),
+        ({"influence": {"network": "both"}}, "network: expected one of teacher, student, got 'both'"),
         ({"fraction": 1.5}, "fraction: expected a number from 0 to 1, got 1.5"),
         ({"transfer": -1}, "transfer: expected a number from 0 to 1, got -1"),
-        ({"damping": 0}, "damping: expected a number > 0, got 0"),
-        ({"hessian_rows": 0}, "hessian_rows: expected at least 1, got 0"),
-        ({"epochs": ()}, r"epochs: expected numbers >= 0, got \[\]"),
+        ({"influence": {"damping": 0}}, "damping: expected a number > 0, got 0"),
+        ({"influence": {"hessian_rows": 0}}, "hessian_rows: expected at least 1, got 0"),
+        ({"epochs": ()}, "epochs: expected at least one, got none"),
+        ({"epochs": (-1,)}, "epochs: expected at least 0, got -1"),
+        (
+            {"score": "random", "influence": {"damping": 1}},
+            "influence: expected nothing with score random",
+        ),
         ({"epochs": (0, 3)}, r"epochs: expected one, as these scores never change, got \[0, 3\]"),
     ],
 )
 def test_values_out_of_range_are_named(options, message):
     with pytest.raises(InputError, match=message):
-        DataSelectionCallback(**options)
+        DataSelectionCallback(
+            **{key: Influence(**value) if key == "influence" else value for key, value in options.items()}
+        )
 
 
 def test_modules_and_data_that_do_not_fit_are_refused(tmp_path, blobs):

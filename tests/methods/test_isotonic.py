@@ -1,70 +1,24 @@
-from collections import OrderedDict
-
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import nn
 
 from ida_lightning import (
     InputError,
     LabelMix,
     MixedBatch,
-    Supervision,
     correct_soft_labels,
     isotonic_soft_labels,
     moved_mass,
     violated_rows,
 )
-from ida_lightning.methods import IsotonicSoftLabelCallback
+from ida_lightning.methods import AddedTermCallback, IsotonicSoftLabelCallback
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from tests.conftest import DEVICES, TinyNet, never_waiting, trainer
+from tests.helpers.devices import DEVICES, never_waiting
+from tests.helpers.networks import TinyNet
+from tests.helpers.steps import Recorder, T, corrected_by, rows
+from tests.helpers.trainers import trainer
 
-T = 4.5
 SPACES = ["softened", "probabilities", "logits"]
-
-
-def rows(batch=64, classes=12):
-    logits = 4 * torch.randn(batch, classes)
-    labels = torch.randint(classes, (2, batch))
-    return logits, LabelMix.pair(labels[0], labels[1], torch.rand(batch))
-
-
-class Recorder(nn.Module):
-    """Stands for a LightningModule: takes the hook and what it logs."""
-
-    def __init__(self):
-        super().__init__()
-        self.hooks, self.logged = OrderedDict(), {}
-
-    def register_supervision_hook(self, hook):
-        handle = torch.utils.hooks.RemovableHandle(self.hooks)
-        self.hooks[handle.id] = hook
-        return handle
-
-    def log_dict(self, values, **options):
-        assert options["sync_dist"]
-        self.logged = {name: float(value) for name, value in values.items()}
-
-
-def corrected_by(callback, logits, mix, index=None):
-    module = Recorder()
-    callback.setup(None, module, "fit")
-    ones = torch.ones(len(logits))
-    index = torch.arange(len(logits)) if index is None else index
-    supervision = Supervision(logits, mix, index, logits, (logits / T).softmax(1), ones, ones, T)
-    (hook,) = module.hooks.values()
-    after = hook(supervision).soft_labels
-    callback.on_train_epoch_end(OneProcess, module)
-    return after, module.logged
-
-
-class OneProcess:
-    """Stands for a Trainer where there is nothing to sum up."""
-
-    class strategy:
-        @staticmethod
-        def reduce(sums, reduce_op):
-            return sums
 
 
 def test_softened_space_corrects_the_soft_label_itself():
@@ -87,7 +41,7 @@ def test_logits_space_corrects_the_logits():
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_every_space_repairs_every_row_and_leaves_the_right_ones(space):
+def test_every_space_repairs_wrong_rows_and_keeps_right_ones(space):
     logits, mix = rows(batch=2000)
     before = (logits / T).softmax(1)
     found, logged = corrected_by(IsotonicSoftLabelCallback(space=space), logits, mix)
@@ -140,7 +94,7 @@ def test_strength_blends_and_zero_only_measures():
 
 
 @pytest.mark.parametrize("step", [1, 10, 97])
-def test_a_share_of_the_violating_rows_is_corrected_wherever_they_are(step):
+def test_a_share_of_the_violating_rows_is_corrected(step):
     logits, mix = rows(batch=2000)
     before, index = (logits / T).softmax(1), torch.randperm(2000) * step
     violated = violated_rows(before, mix)
@@ -166,12 +120,10 @@ def test_rows_without_a_position_are_drawn_by_their_place():
     assert torch.equal(unknown, known)
 
 
-@pytest.mark.parametrize("same_class", ["one", "arbitrary"])
-def test_rows_left_out_of_the_share_are_as_rows_in_order_where_a_term_is_added(same_class):
+def test_rows_outside_the_share_keep_the_label_in_an_added_term():
     logits, mix = rows()
-    options = {"role": "add", "same_class": same_class}
-    full, _ = corrected_by(IsotonicSoftLabelCallback(**options), logits, mix)
-    found, _ = corrected_by(IsotonicSoftLabelCallback(**options, share=0.5), logits, mix)
+    full, _ = corrected_by(AddedTermCallback(IsotonicSoftLabelCallback()), logits, mix)
+    found, _ = corrected_by(AddedTermCallback(IsotonicSoftLabelCallback(share=0.5)), logits, mix)
     before = (logits / T).softmax(1)
     kept = (found == before).all(1)
     assert (kept & (full != before).any(1)).any()
@@ -244,8 +196,7 @@ def test_a_module_without_the_hook_is_refused(tmp_path, blobs):
         ({"space": "softend"}, "space: expected one of softened, probabilities, logits, got 'softend'"),
         ({"strength": 1.5}, "strength: expected a number from 0 to 1, got 1.5"),
         ({"share": -0.5}, "share: expected a number from 0 to 1, got -0.5"),
-        ({"share": 0.5, "role": "add", "student_softmax": "twice"}, "share: expected 1 with student_softmax twice"),
-        ({"share": 0.5, "compat": "authors"}, "compat: expected nothing but solver beside authors"),
+        ({"name": "a.b"}, "name: expected letters, digits, _ and -, got 'a.b'"),
     ],
 )
 def test_values_out_of_range_are_named(options, message):

@@ -7,11 +7,9 @@ from torch.nn import functional as F
 from ida_lightning import InputError, distillation_loss, moved_mass, revise_soft_labels, violated_rows
 from ida_lightning.methods import IsotonicSoftLabelCallback, LabelRevisionCallback, RevisionLossCallback
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from tests.conftest import TinyNet, trainer
-from tests.methods.test_isotonic import OneProcess, Recorder, corrected_by, rows
-from tests.methods.test_roles import Step
-
-T = 4.5
+from tests.helpers.networks import TinyNet
+from tests.helpers.steps import Recorder, Step, T, Weights, corrected_by, rows
+from tests.helpers.trainers import OneProcess, trainer
 
 
 def test_soft_labels_are_revised_and_the_effect_is_logged():
@@ -43,18 +41,6 @@ def test_beside_the_correction_the_second_finds_nothing_left(order):
         assert (mass > 0) == moves
 
 
-class Weights:
-    """A hook that weighs and drops rows at random."""
-
-    def __init__(self, rows):
-        self.soft, self.hard = torch.rand(2, rows)
-        self.soft[: rows // 4] = 0
-        self.hard[rows // 8 : rows // 3] = 0
-
-    def setup(self, trainer, module, stage):
-        module.register_supervision_hook(lambda s: s._replace(soft_weight=self.soft, hard_weight=self.hard))
-
-
 def slow_loss(step, soft_weight, hard_weight, form="mse", lambdas=(4.0, 1.0)):
     """Row by row, as it is written down."""
     total = 0.0
@@ -76,7 +62,7 @@ def slow_loss(step, soft_weight, hard_weight, form="mse", lambdas=(4.0, 1.0)):
 
 @pytest.mark.parametrize("form", ["mse", "kl"])
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_losses_are_those_of_a_slow_computation_whatever_the_order_of_callbacks(form, position):
+def test_losses_equal_a_slow_computation_in_any_callback_order(form, position):
     torch.manual_seed(5)
     weights = Weights(48)
     callbacks = [weights, LabelRevisionCallback()]

@@ -6,49 +6,30 @@ import torch
 from ida_lightning import (
     InputError,
     LabelMix,
-    MixedBatch,
     correct_soft_labels,
     distillation_loss,
     isotonic_soft_labels,
     mixed_cross_entropy,
     order_penalty,
 )
-from ida_lightning.methods import IsotonicSoftLabelCallback, OrderPenaltyCallback
-from ida_lightning.modules import ClassificationModule, DistillationModule
-from tests.conftest import TinyNet
-
-T = 4.5
-
-
-class Step:
-    """One training step of a module with callbacks, without a trainer."""
-
-    def __init__(self, *callbacks, rows=12):
-        torch.manual_seed(0)
-        self.module = DistillationModule(TinyNet(), TinyNet().eval(), 4, 1, 8, temperature=T)
-        self.module.setup("fit")
-        self.module.log_dict = lambda values, **options: None
-        for callback in callbacks:
-            callback.setup(None, self.module, "fit")
-        labels = torch.randint(4, (2, rows))
-        labels[1, :3] = labels[0, :3]
-        self.mix = LabelMix.pair(*labels, torch.rand(rows)).canonical()
-        index = torch.arange(rows)
-        self.supervision = self.module.supervise(
-            MixedBatch(torch.randn(rows, 1, 8, 8), self.mix, index, index[:, None])
-        )
-        self.raw = (self.supervision.teacher_logits / T).softmax(1)
-        self.logits = self.module.student(self.supervision.inputs)
-        self.parts = self.module.loss_parts(self.logits, self.supervision)
-
-    def gradient_of(self, loss):
-        return torch.autograd.grad(loss, self.logits, retain_graph=True)[0]
+from ida_lightning.methods import (
+    AddedTermCallback,
+    AuthorsIsotonicCallback,
+    CutMixPickCallback,
+    IsotonicSoftLabelCallback,
+    OrderPenaltyCallback,
+)
+from ida_lightning.methods.authors_isotonic import authors_order
+from ida_lightning.modules import ClassificationModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.steps import Step, T
+from tests.helpers.trainers import OneProcess
 
 
 @pytest.mark.parametrize("space", ["softened", "probabilities", "logits"])
 @pytest.mark.parametrize("weight", [0.0, 2.0, 3.0])
 def test_adding_has_the_gradient_of_two_terms(space, weight):
-    step = Step(IsotonicSoftLabelCallback(space=space, role="add", added_weight=weight))
+    step = Step(AddedTermCallback(IsotonicSoftLabelCallback(space=space), weight))
     corrected = correct_soft_labels(step.raw, step.mix, T, space)
     two = (
         0.95 * distillation_loss(step.logits, step.raw, T) + weight * distillation_loss(step.logits, corrected, T)
@@ -58,7 +39,7 @@ def test_adding_has_the_gradient_of_two_terms(space, weight):
 
 
 def test_the_authors_preset_is_their_loss_term_for_term():
-    step = Step(IsotonicSoftLabelCallback(compat="authors"))
+    step = Step(AuthorsIsotonicCallback())
     hard = step.mix.dense(4)
     first, second = hard.topk(2, dim=1).indices.unbind(1)
     # The order they use: a second class in every row, also where both images are of one class.
@@ -68,21 +49,33 @@ def test_the_authors_preset_is_their_loss_term_for_term():
     torch.testing.assert_close(step.parts["corrected_loss"], 2 * twice.mean())
     torch.testing.assert_close(step.parts["kd_loss"], 0.95 * distillation_loss(step.logits, step.raw, T).mean())
     torch.testing.assert_close(step.parts["hard_loss"], 0.05 * mixed_cross_entropy(step.logits, step.mix).mean())
-    once = Step(IsotonicSoftLabelCallback(space="logits", role="add", same_class="arbitrary"))
-    pull = once.gradient_of(once.parts["kd_loss"]) - once.gradient_of(step_kd(once))
+    once = distillation_loss(step.logits, corrected, T).mean()
+    pull = step.gradient_of(2 * once)
     assert step.gradient_of(step.parts["corrected_loss"]).norm() < 0.5 * pull.norm(), "softmax twice hardly pulls"
 
 
-def step_kd(step):
-    return 0.95 * distillation_loss(step.logits, step.raw, T).mean()
+def test_a_second_class_is_made_up_only_for_images_of_one_class():
+    labels = torch.tensor([[0, 2], [3, 3]])
+    order = authors_order(LabelMix(labels, torch.tensor([[0.4, 0.6], [0.5, 0.5]])), 4).canonical()
+    assert order.labels[0].tolist() == [2, 0]
+    assert order.labels[1, 0] == 3
+    assert order.labels[1, 1] != 3
+    assert (order.weights[:, 0] > order.weights[:, 1]).all()
 
 
-def test_an_arbitrary_second_class_matters_only_where_both_images_are_of_one():
-    one = Step(IsotonicSoftLabelCallback())
-    arbitrary = Step(IsotonicSoftLabelCallback(same_class="arbitrary"))
-    changed = (one.supervision.soft_labels != arbitrary.supervision.soft_labels).any(1)
-    assert changed.any()
-    assert (one.mix.weights[changed, 0] == 1).all()
+def test_an_added_term_logs_what_its_method_measures():
+    logged = {}
+    added = AddedTermCallback(IsotonicSoftLabelCallback(space="logits"))
+    step = Step(added)
+    step.module.log_dict = lambda values, **options: logged.update(values)
+    added.on_train_epoch_end(OneProcess, step.module)
+    assert list(logged) == ["train/violation_rate", "train/violation_rate_corrected", "train/moved_mass"]
+    assert logged["train/violation_rate"] > 0 == logged["train/violation_rate_corrected"]
+
+
+def test_an_added_term_needs_a_label_for_every_row():
+    with pytest.raises(InputError, match=r"CutMixPickCallback: expected soft labels of all rows, \(12, 4\)"):
+        Step(AddedTermCallback(CutMixPickCallback()))
 
 
 @pytest.mark.parametrize("form", ["edges", "worst"])
@@ -101,7 +94,7 @@ def test_rows_that_are_left_out_pay_no_penalty():
     assert step.module.loss_parts(step.logits, out)["order_penalty"] == 0
 
 
-def test_terms_leave_with_their_callback_and_names_are_used_once():
+def test_terms_end_with_their_callback_and_names_are_unique():
     callback = OrderPenaltyCallback()
     step = Step(callback)
     with pytest.raises(InputError, match="name: expected one that no other part of the loss has, got 'order_penalty'"):
@@ -115,15 +108,9 @@ def test_terms_leave_with_their_callback_and_names_are_used_once():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: IsotonicSoftLabelCallback(role="both"), "role: expected one of replace, add, got 'both'"),
-        (lambda: IsotonicSoftLabelCallback(added_weight=-1), "added_weight: expected a number >= 0, got -1"),
-        (lambda: IsotonicSoftLabelCallback(role="add", strength=0.5), "strength: expected 1 with role add"),
-        (
-            lambda: IsotonicSoftLabelCallback(student_softmax="twice"),
-            "student_softmax: expected once with role replace",
-        ),
-        (lambda: IsotonicSoftLabelCallback(student_softmax="thrice"), "student_softmax: expected one of once, twice"),
-        (lambda: IsotonicSoftLabelCallback(compat="authors", space="logits"), "compat: expected nothing but solver"),
+        (lambda: AddedTermCallback(IsotonicSoftLabelCallback(), -1), "weight: expected a number >= 0, got -1"),
+        (lambda: AddedTermCallback(OrderPenaltyCallback()), "method: expected a SupervisionMethod, got OrderPenalty"),
+        (lambda: AuthorsIsotonicCallback("magic"), "solver: expected one of auto"),
         (lambda: OrderPenaltyCallback(sigma=-1), "sigma: expected a number >= 0, got -1"),
         (lambda: OrderPenaltyCallback(form="sum"), "form: expected one of edges, worst, got 'sum'"),
     ],

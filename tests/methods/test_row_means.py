@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ida_lightning.methods.row_means import RowMeans
-from tests.conftest import DEVICES, never_waiting
-from tests.methods.test_isotonic import OneProcess
+from tests.helpers.devices import DEVICES, never_waiting
+from tests.helpers.trainers import OneProcess
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -14,8 +14,8 @@ def test_means_are_over_rows_not_over_batches_and_nothing_waits(device):
     with never_waiting(device):
         for rows in (3, 5, 0, 1):
             means.add({"share": torch.ones(rows, device=device) / rows, "hit": torch.ones(rows, device=device) > 0})
-    assert means.take(OneProcess) == pytest.approx({"share": 3 / 9, "hit": 1})
-    assert means.take(OneProcess) == {}, "begun anew"
+    assert means.pop(OneProcess) == pytest.approx({"share": 3 / 9, "hit": 1})
+    assert means.pop(OneProcess) == {}, "begun anew"
 
 
 def test_a_state_goes_on_in_the_first_process_only():
@@ -40,6 +40,6 @@ def test_a_state_goes_on_in_the_first_process_only():
 def test_no_rows_have_no_mean():
     means = RowMeans()
     means.restore(means.state(OneProcess), OneProcess, torch.device("cpu"))
-    assert means.take(OneProcess) == {}
+    assert means.pop(OneProcess) == {}
     means.add({"hit": torch.zeros(0)})
-    assert means.take(OneProcess) == {}
+    assert means.pop(OneProcess) == {}

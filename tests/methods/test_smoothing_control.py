@@ -4,16 +4,13 @@ import pytest
 import torch
 
 from ida_lightning import InputError, moved_mass, violated_rows
-from ida_lightning.methods import IsotonicSoftLabelCallback, SmoothingControlCallback
-from tests.methods.test_isotonic import Recorder, corrected_by, rows
-from tests.methods.test_roles import Step
-
-T = 4.5
+from ida_lightning.methods import AddedTermCallback, IsotonicSoftLabelCallback, SmoothingControlCallback
+from tests.helpers.steps import Recorder, Step, T, corrected_by, rows
 
 
 @pytest.mark.parametrize("space", ["softened", "probabilities", "logits"])
 @pytest.mark.parametrize("strength", [1.0, 0.4])
-def test_every_row_moves_the_mass_of_the_correction_towards_its_hard_label(space, strength):
+def test_every_row_moves_the_mass_that_the_correction_moves(space, strength):
     logits, mix = rows(batch=500)
     before = (logits / T).softmax(1)
     corrected, by_correction = corrected_by(IsotonicSoftLabelCallback(space=space, strength=strength), logits, mix)
@@ -45,8 +42,8 @@ def test_no_row_goes_beyond_its_hard_label_and_the_log_says_so(monkeypatch):
 
 
 def test_added_terms_have_the_weights_of_the_correction():
-    options = {"space": "logits", "role": "add", "added_weight": 3.0}
-    correction, control = (Step(kind(**options)) for kind in (IsotonicSoftLabelCallback, SmoothingControlCallback))
+    kinds = (IsotonicSoftLabelCallback, SmoothingControlCallback)
+    correction, control = (Step(AddedTermCallback(kind(space="logits"), weight=3.0)) for kind in kinds)
     assert torch.equal(correction.supervision.soft_weight, control.supervision.soft_weight)
     moved = [moved_mass(step.raw, step.supervision.soft_labels) for step in (correction, control)]
     torch.testing.assert_close(*moved, rtol=1e-4, atol=1e-6)
@@ -55,8 +52,8 @@ def test_added_terms_have_the_weights_of_the_correction():
 def test_arguments_are_those_of_the_correction_that_apply():
     with pytest.raises(InputError, match="space: expected one of softened, probabilities, logits, got 'odds'"):
         SmoothingControlCallback(space="odds")
-    with pytest.raises(TypeError, match="compat"):
-        SmoothingControlCallback(compat="authors")
+    with pytest.raises(TypeError, match="share"):
+        SmoothingControlCallback(share=0.5)
     module = Recorder()
     callback = SmoothingControlCallback()
     callback.setup(None, module, "fit")

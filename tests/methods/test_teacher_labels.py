@@ -1,61 +1,21 @@
 """The loss on clean rows and mixes that the teacher alone labels, against one written by hand."""
 
-import math
-
 import pytest
 import torch
 
 from ida_lightning import InputError, Mixing
 from ida_lightning.methods import TeacherLabelCallback
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from tests.conftest import BlobsDataModule, TinyNet, trainer
-
-T, SOFT, HARD = 4.0, 0.9, 0.1
-
-
-class Taught:
-    """What a module with callbacks teaches on one batch of clean rows and mixes, without a trainer."""
-
-    def __init__(self, *callbacks, pool=1, options=None, **more):
-        torch.manual_seed(0)
-        weights = {"temperature": T, "soft_weight": SOFT, "hard_weight": HARD}
-        self.module = DistillationModule(TinyNet(), TinyNet().eval(), 4, 1, 8, **{**weights, **more})
-        self.module.setup("fit")
-        self.module.log_dict = lambda values, **options: None
-        for callback in callbacks:
-            callback.setup(None, self.module, "fit")
-        data = BlobsDataModule(batch_size=12, mixing=Mixing(**options or {}), pool=pool)
-        data.setup("fit")
-        self.batch = data.mix(next(iter(data.train_dataloader())), data.batch_generator(0, 0))
-        self.teach()
-
-    def teach(self):
-        self.supervision = self.module.supervise(self.batch)
-        self.logits = self.module.student(self.supervision.inputs)
-        self.parts = self.module.loss_parts(self.logits, self.supervision)
-
-
-def log_softmax(logits):
-    highest = max(logits)
-    total = math.log(sum(math.exp(z - highest) for z in logits)) + highest
-    return [z - total for z in logits]
-
-
-def soft_and_hard(student, teacher, hard):
-    """T^2 KL and cross-entropy of one row, as plain numbers."""
-    q, p = (log_softmax([z / T for z in logits]) for logits in (student, teacher))
-    soft = T * T * sum(math.exp(b) * (b - a) for a, b in zip(q, p, strict=True))
-    return soft, -sum(y * z for y, z in zip(hard, log_softmax(student), strict=True))
-
-
-def mean(values):
-    return sum(values) / len(values)
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.pools import HARD, SOFT, Taught, mean, soft_and_hard
+from tests.helpers.trainers import trainer
 
 
 @pytest.mark.parametrize("pool", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"kind": "mixup", "images": 3}])
 @pytest.mark.parametrize("hard_label", [False, True])
-def test_the_loss_is_a_clean_term_and_a_mixed_term_that_are_each_a_mean(pool, options, hard_label):
+def test_the_loss_is_a_clean_mean_and_a_mixed_mean(pool, options, hard_label):
     taught = Taught(TeacherLabelCallback(hard_label), pool=pool, options=options)
     batch = taught.batch
     rows = zip(
@@ -102,7 +62,7 @@ def test_a_fit_trains_on_clean_and_mixed_rows(tmp_path):
     assert run.callback_metrics["train/loss"] > 0
 
 
-def test_batches_without_clean_rows_and_modules_without_hooks_are_refused(tmp_path, blobs):
+def test_batches_without_clean_rows_are_refused(tmp_path, blobs):
     with pytest.raises(InputError, match="expected clean rows beside the mixed ones, data.pool: 1 or more, got 0"):
         trainer(tmp_path, callbacks=[TeacherLabelCallback()]).fit(
             DistillationModule(TinyNet(), TinyNet(), 4, 1, 8), blobs
@@ -111,4 +71,4 @@ def test_batches_without_clean_rows_and_modules_without_hooks_are_refused(tmp_pa
         TeacherLabelCallback().setup(None, ClassificationModule(TinyNet(), 4, 1, 8), "fit")
     taught = Taught()
     with pytest.raises(InputError, match="expected a supervision that says which rows were mixed, got none"):
-        TeacherLabelCallback()._weigh(taught.supervision._replace(mixed=None))
+        TeacherLabelCallback().transform(taught.supervision._replace(mixed=None))

@@ -42,7 +42,7 @@ def test_kl_of_the_same_is_zero_and_never_below_it():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_agreement_is_equal_classes_and_the_divergence_from_the_teacher(dtype):
+def test_agreement_is_equal_classes_and_divergence(dtype):
     student, teacher = random_logits(2.0, 1).to(dtype), random_logits(4.0, 2).to(dtype)
     found = prediction_agreement(student, teacher)
     assert found.same.tolist() == [bool(s.argmax() == t.argmax()) for s, t in zip(student, teacher, strict=True)]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from ida_lightning import InputError, LabelMix, isotonic_soft_labels, order_statistics, violated_rows
-from tests.conftest import DEVICES, never_waiting
-from tests.isotonic.test_isotonic import problems
+from tests.helpers.devices import DEVICES, never_waiting
+from tests.helpers.problems import problems
 
 
 def known_pairs(weights):

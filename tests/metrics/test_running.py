@@ -9,7 +9,7 @@ from torch import multiprocessing
 from ida_lightning import InputError, LabelMix, isotonic_soft_labels, kl_divergence, moved_mass, order_statistics
 from ida_lightning.metrics import expected_calibration_error, prediction_agreement
 from ida_lightning.metrics.running import AgreementMetrics, CalibrationError, OrderMetrics, TeacherStddev
-from tests.conftest import DEVICES, never_waiting
+from tests.helpers.devices import DEVICES, never_waiting
 
 CLASSES, EDGES = 6, (0.5, 0.6, 0.8, 1)
 SIZES = [7, 1, 12, 5, 3, 9, 2]

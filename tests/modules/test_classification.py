@@ -2,7 +2,9 @@ import torch
 
 from ida_lightning import Mixing
 from ida_lightning.modules import ClassificationModule
-from tests.conftest import BlobsDataModule, TinyNet, trainer
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 
 def test_learns_the_blobs_and_reports_whose_metrics_they_are(tmp_path):

@@ -11,7 +11,9 @@ from torch import nn
 
 from ida_lightning import InputError, LabelMix, MixedBatch, Mixing, distillation_loss, mixed_cross_entropy
 from ida_lightning.modules import DistillationModule
-from tests.conftest import BlobsDataModule, TinyNet, trainer
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 CHANCE = pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")  # a random teacher is enough here
 pytestmark = CHANCE
@@ -51,7 +53,7 @@ def test_loss_is_the_weighted_sum_of_its_named_parts():
     torch.testing.assert_close(parts["hard_loss"], 0.3 * mixed_cross_entropy(logits, batch.label_mix).mean())
 
 
-def test_hooks_run_in_order_without_gradient_or_autocast_and_can_be_removed():
+def test_hooks_run_in_order_without_gradient_or_autocast():
     module, seen = ready(), []
 
     def hook(name):
@@ -84,7 +86,7 @@ def test_a_hook_may_select_rows():
 
 
 @pytest.mark.parametrize("averaging", [False, True])
-def test_teacher_is_untouched_and_in_no_place_where_it_does_not_belong(averaging, blobs, tmp_path):
+def test_teacher_is_untouched_and_nowhere_it_does_not_belong(averaging, blobs, tmp_path):
     teacher = TinyNet(width=12)
     before = state_of(teacher)
     module = module_of(teacher)
@@ -114,7 +116,7 @@ def test_teacher_is_untouched_and_in_no_place_where_it_does_not_belong(averaging
 
 
 @pytest.mark.parametrize("averaging", [False, True])
-def test_resumes_loads_tests_and_predicts_without_a_teacher_in_the_checkpoint(averaging, tmp_path):
+def test_checkpoints_hold_no_teacher_and_work_without_one(averaging, tmp_path):
     def run(**options):
         callbacks = [ModelCheckpoint(tmp_path, save_last=True, enable_version_counter=False)]
         callbacks += [EMAWeightAveraging()] if averaging else []
@@ -259,7 +261,7 @@ def test_fit_refuses_a_teacher_that_does_not_fit(teacher, message, tmp_path, blo
         trainer(tmp_path).fit(module_of(teacher), blobs)
 
 
-def test_fit_refuses_a_pretrained_teacher_whose_head_would_be_random(tmp_path, blobs):
+def test_a_pretrained_teacher_with_a_random_head_is_refused(tmp_path, blobs):
     module = module_of("resnet18", teacher_args={"pretrained": True})
     message = "teacher: expected the student's 4 classes, the pretrained 'resnet18' has 1000"
     with pytest.raises(InputError, match=message):
@@ -286,8 +288,8 @@ def test_teacher_weights_are_loaded_into_a_module(tmp_path):
     ("options", "message"),
     [
         ({"temperature": 0}, "temperature: expected a number > 0, got 0"),
-        ({"nonfinite": "ignore"}, "nonfinite: expected raise or skip, got 'ignore'"),
-        ({"soft_weight": -1.0}, "soft_weight, hard_weight: .* got -1.0 and 0.05"),
+        ({"nonfinite": "ignore"}, "nonfinite: expected one of raise, skip, got 'ignore'"),
+        ({"soft_weight": -1.0}, "soft_weight: expected a number >= 0, got -1.0"),
         ({"soft_weight": 0.0, "hard_weight": 0.0}, "soft_weight, hard_weight: .*not both 0"),
     ],
 )

@@ -16,7 +16,9 @@ from ida_lightning.callbacks import ExportCallback
 from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.models import ImageInput, fingerprint, load_weights
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from tests.conftest import BlobsDataModule, TinyNet, trainer
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")  # a random teacher is enough here
 
@@ -43,7 +45,7 @@ class Watching(nn.Module):
 # --- the teacher sees its own kind of images
 
 
-def test_a_teacher_trained_on_other_images_gets_those_made_of_the_same_picture(tmp_path):
+def test_a_teacher_gets_the_kind_of_images_it_was_trained_on(tmp_path):
     own = ImageInput((0.6,), (0.4,), 12)
     teacher = Watching()
     metadata = {"image_input": "[[0.6], [0.4], 12]"}
@@ -79,7 +81,7 @@ def test_a_pretrained_timm_teacher_gets_what_timm_says(tmp_path, monkeypatch):
     torch.testing.assert_close(seen[0], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_exported_and_saved_weights_say_what_they_were_trained_on(tmp_path, blobs):
+def test_saved_weights_say_what_they_were_trained_on(tmp_path, blobs):
     module = ClassificationModule(TinyNet(), 4, 1, 8)
     run = trainer(tmp_path, callbacks=[ExportCallback(str(tmp_path / "net.safetensors"))])
     run.fit(module, blobs)
@@ -88,7 +90,7 @@ def test_exported_and_saved_weights_say_what_they_were_trained_on(tmp_path, blob
         assert load_weights(tmp_path / name).image_input == ImageInput((0.2,), (0.25,), 8)
 
 
-def test_images_that_nobody_describes_are_passed_on_with_a_warning(tmp_path):
+def test_undescribed_images_are_passed_on_with_a_warning(tmp_path):
     save_file(TinyNet().state_dict(), tmp_path / "t.safetensors", {"image_input": "[[0.6], [0.4], 12]"})
     module = module_of(teacher_checkpoint=str(tmp_path / "t.safetensors"))
     with pytest.warns(UserWarning, match="teacher: was trained on images with .*; the data module does not say"):
@@ -110,7 +112,7 @@ def test_fingerprint_is_of_the_weights_and_of_nothing_else():
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_resuming_with_another_teacher_is_refused_unless_allowed(tmp_path, blobs):
+def test_resuming_with_another_teacher_needs_permission(tmp_path, blobs):
     teacher, other = TinyNet(), TinyNet()
 
     def run(epochs):
@@ -147,7 +149,7 @@ def test_resuming_with_another_teacher_is_refused_unless_allowed(tmp_path, blobs
         ("bf16-mixed", "16", torch.float16),
     ],
 )
-def test_teacher_answers_in_the_precision_of_the_trainer_or_its_own(tmp_path, blobs, trainers, own, expected):
+def test_teacher_has_the_precision_of_the_trainer_or_its_own(tmp_path, blobs, trainers, own, expected):
     teacher = Watching()
     run = trainer(tmp_path, precision=trainers, limit_train_batches=2)
     run.fit(module_of(teacher, teacher_precision=own), blobs)
@@ -160,7 +162,7 @@ HALF = ["16-mixed"] if torch.cuda.is_available() else []  # Lightning has it for
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", *HALF])
-def test_labels_correction_and_losses_are_float32_and_gradients_finite(tmp_path, blobs, precision):
+def test_correction_and_losses_are_float32_gradients_finite(tmp_path, blobs, precision):
     class Saturated(TinyNet):
         def forward(self, images):
             return 60 * super().forward(images)
@@ -206,9 +208,17 @@ def test_the_step_is_float32_under_any_autocast(dtype):
 # --- compile
 
 
+class Flat(nn.Sequential):
+    """Has a forward of its own: torch 2.11 compiles nothing of one that nn.Sequential brings."""
+
+    def forward(self, images):
+        flatten, linear = self
+        return linear(flatten(images))
+
+
 # Dynamo itself looks at the gradient of the logits it is given.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_compiled_training_is_one_graph_each_and_leaves_plain_names(tmp_path, blobs):
+def test_compiled_training_is_one_graph_each_with_plain_names(tmp_path, blobs):
     graphs = []
 
     @register_backend(name="counting")
@@ -218,9 +228,7 @@ def test_compiled_training_is_one_graph_each_and_leaves_plain_names(tmp_path, bl
 
     def run(**options):
         torch.manual_seed(3)
-        module = module_of(
-            nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), **options
-        )
+        module = module_of(Flat(nn.Flatten(), nn.Linear(64, 4)), Flat(nn.Flatten(), nn.Linear(64, 4)), **options)
         fitted = trainer(tmp_path, limit_val_batches=0, callbacks=[IsotonicSoftLabelCallback()])
         fitted.fit(module, blobs)
         return fitted, module
@@ -268,7 +276,7 @@ class Breaks(TinyNet):
         return super().forward(images) * (1 if self.seen < 3 else float("nan"))
 
 
-def test_a_loss_that_is_nan_stops_the_run_and_leaves_what_reproduces_it(tmp_path, blobs):
+def test_a_nan_loss_stops_the_run_and_leaves_a_dump(tmp_path, blobs):
     module = module_of(student=Breaks())
     module.student.seen = -1  # the trial of the teacher's images is not a step; neither is validation below
     run = trainer(tmp_path, limit_val_batches=0)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ida_lightning import InputError, LabelMix, revise_soft_labels, violated_rows
-from tests.conftest import DEVICES, never_waiting
+from tests.helpers.devices import DEVICES, never_waiting
 
 ETAS = st.floats(0.05, 0.95)
 SEEDS = st.integers(0, 10_000)
@@ -62,7 +62,7 @@ def slow(p, hard, eta):
 
 
 @given(SEEDS, st.sampled_from([1, 2, 3, 4]), ETAS)
-def test_mixed_rows_keep_their_margins_with_the_least_of_the_hard_label(seed, k, eta):
+def test_mixed_rows_keep_margins_with_the_least_hard_label(seed, k, eta):
     soft, mix = rows(seed, k)
     found, hard = revise_soft_labels(soft, mix, eta), mix.dense(9)
     violated = violated_rows(soft, mix)
@@ -97,7 +97,7 @@ def test_equal_weights_ask_for_nothing_between_them():
     assert found[0, 1] > found[0, 0]
 
 
-def test_a_narrow_gap_costs_the_teachers_label_but_not_the_order():
+def test_a_narrow_gap_keeps_the_order():
     soft = torch.tensor([[0.1, 0.8, 0.1]]).double()
     kept = []
     for weight in (0.9, 0.6, 0.51):
@@ -117,7 +117,7 @@ def test_all_blends_right_rows_too_as_ordinary_smoothing():
     torch.testing.assert_close(found[~right], revise_soft_labels(soft, mix, 0.6)[~right])
 
 
-def test_probabilities_space_revises_before_softening_and_keeps_ratios():
+def test_probabilities_space_revises_before_softening():
     soft, mix = rows(2, 2, sharpness=6.0)
     temperature = 4.5
     softened = soft ** (1 / temperature)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def test_demo_ends_with_a_table_and_a_picture_and_can_be_run_again(capsys):
+def test_demo_writes_a_table_and_a_picture_and_can_rerun(capsys):
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.log_every_n_steps=1"]
     # What an interrupted earlier run may have left.
     Path("outputs/digits").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Callbacks that watch a run and write what it leaves."""
+"""Callbacks that observe a run: panels, speed, the exported network, predictions."""
 
 from ida_lightning.callbacks.export import ExportCallback
 from ida_lightning.callbacks.panel import PanelCallback

@@ -1,4 +1,4 @@
-"""The trained network's weights as a file of their own, written only when training has finished."""
+"""Export the trained network's weights when training has finished."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class ExportCallback(L.Callback):
             raise InputError(f"path: expected a name that ends in .safetensors, got {path!r}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the file, on one process."""
+        """Write the file on one process, if the fit was no trial."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         assert isinstance(pl_module, ClassifierBase)
         tensors = {name: t.detach().cpu().clone() for name, t in pl_module.network.state_dict().items()}
-        about = {"class_names": pl_module.class_names(), "image_input": pl_module.image_input()}
-        metadata = {key: json.dumps(value) for key, value in about.items()}
+        facts = {"class_names": pl_module.class_names(), "image_input": pl_module.image_input()}
+        metadata = {key: json.dumps(value) for key, value in facts.items()}
         with replacing(self.path) as unfinished:
             save_file(tensors, unfinished, metadata)
         rank_zero_info(f"exported: {self.path}")

@@ -1,4 +1,4 @@
-"""Predictions as a table."""
+"""Write predictions as a table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from ida_lightning.data_facts import facts_of
 from ida_lightning.files import replacing
 from ida_lightning.mixing import MixedBatch
 
 
 class PredictionsCallback(BasePredictionWriter):
-    """Writes what ``predict`` says about every image: index, class, probability.
+    """Writes the predicted class of every image and its probability to a CSV file.
 
     Args:
         path: the CSV file, with the columns ``index`` (in the predicted split), ``class`` (its number), ``name``
@@ -43,17 +44,17 @@ class PredictionsCallback(BasePredictionWriter):
         self._rows += zip(batch.index.tolist(), top.tolist(), probability.tolist(), strict=True)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Bring the processes' rows together and write the file."""
-        parts = [self._rows]
+        """Gather the rows of all processes and write the file."""
+        gathered = [self._rows]
         if trainer.world_size > 1:
-            parts = [[] for _ in range(trainer.world_size)]
-            dist.all_gather_object(parts, self._rows)
+            gathered = [[] for _ in range(trainer.world_size)]
+            dist.all_gather_object(gathered, self._rows)
         self._rows = []
         if not trainer.is_global_zero:
             return
-        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        names = facts_of(trainer).class_names
         # A distributed sampler repeats images to make the shares equal.
-        rows = sorted({row[0]: row for part in parts for row in part}.values())
+        rows = sorted({row[0]: row for rows in gathered for row in rows}.values())
         with replacing(self.path) as unfinished, unfinished.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("index", "class", "name", "probability"))

@@ -1,4 +1,4 @@
-"""How fast a run is and how long it will take."""
+"""Report how fast a run is and how long it will take."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.data import extract_batch_size
+
+from ida_lightning.lightning_internals import logs_this_step, rows_of
 
 
 class SpeedCallback(L.Callback):
-    """Reports images per second and the minutes that are left, in the progress bar and the log.
+    """Logs images per second, and shows the minutes that are left in the progress bar.
 
     Every ``log_every_n_steps`` steps of the Trainer it logs ``images_per_s``, of all processes together, since the
-    report before; the progress bar also shows ``left``, in minutes, for the whole run. Both are by the clock on the
-    wall, so validation and checkpoints count. ``left`` goes by the time that the steps of the last epoch took (of as
-    many epochs as lie between two validations), or those since the start while there are fewer: until the first
-    validation it knows of none. Early stopping cannot be foreseen, and a run without an end has no ``left``.
+    report before; the progress bar also shows ``left``, in minutes, for the whole run. Both are wall-clock times, so
+    validation and checkpoints count. ``left`` is extrapolated from the time that the steps of the last epoch took (of
+    as many epochs as lie between two validations), or those since the start while there are fewer: until the first
+    validation its time is not in it. Early stopping cannot be foreseen, and a run without an end has no ``left``.
+    Nothing is reported with ``log_every_n_steps=0`` or ``barebones=True``.
 
     The clock starts, and starts anew in a resumed run, at the end of the first step: that one compiles and starts
     loader processes. Accelerators are not made to wait, so over a few steps the numbers may be early.
@@ -35,7 +37,7 @@ class SpeedCallback(L.Callback):
         self._step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget an earlier run."""
+        """Reset the clock."""
         self._marks.clear()
         self._images = 0
         self._step = trainer.global_step
@@ -43,13 +45,12 @@ class SpeedCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count, and report where Lightning logs."""
-        self._images += extract_batch_size(batch)
+        """Count the images, and report in steps that log."""
+        self._images += rows_of(batch)
         if trainer.global_step == self._step:  # gradients are still being accumulated
             return
         self._step = trainer.global_step
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self._marks and (every == 0 or self._step % every):
+        if self._marks and not logs_this_step(trainer):
             return
         now = perf_counter()
         if self._marks:
@@ -63,6 +64,7 @@ class SpeedCallback(L.Callback):
         self._images = 0
 
     def _minutes_left(self, trainer: L.Trainer, now: float) -> float | None:
+        """Extrapolate from the reports of about an epoch, and forget older ones."""
         total = trainer.estimated_stepping_batches
         if not 0 <= total < math.inf:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.loading import EpochSampler, ResumableLoader
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, at_least
 from ida_lightning.label_mix import LabelMix
+from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, to_precision
 from ida_lightning.mixing import MixedBatch, Mixing, MixPlan, mix_images, mix_labels
 
 
@@ -26,15 +27,19 @@ def _as_fetched(batch: Any) -> Any:
     return batch
 
 
-class MixingDataModule(L.LightningDataModule):
-    """Training batches of mixed images with their label mix; validation and test batches of plain ones.
+_REQUIRED = ("class_names", "channels", "image_size", "mean", "std")
+
+
+class MixingDataModule(L.LightningDataModule, ABC):
+    """Yields training batches of mixed images with their label mix, and validation and test batches of plain ones.
 
     Images travel as uint8 and are augmented, normalised and mixed after the transfer, so on the device. All
     randomness of a training batch comes from generators made of (seed, epoch, batch number, rank): ranks draw
     differently, nothing depends on global state, and a resumed run, in the middle of an epoch too, sees the images
     and draws that the uninterrupted one would have seen.
 
-    A data set is a subclass that sets the class attributes and :meth:`load`.
+    A data set is a subclass that gives the five attributes, on the class or before ``super().__init__()``, and
+    :meth:`load`.
 
     Attributes:
         class_names: what the outputs stand for, in order.
@@ -51,12 +56,25 @@ class MixingDataModule(L.LightningDataModule):
         num_workers: loader processes; data sets in memory need none.
         pool: with 0 a training batch is mixed. With n its images stay as they are, and n mixes of each follow them:
             ``(1 + n) * batch_size`` rows of the same augmented images, the clean ones first. 1 for images that the
-            teacher alone labels beside clean ones (:class:`~ida_lightning.callbacks.TeacherLabelCallback`), more to
-            pick from (:class:`~ida_lightning.callbacks.CutMixPickCallback`).
+            teacher alone labels beside clean ones (:class:`~ida_lightning.methods.TeacherLabelCallback`), more to
+            pick from (:class:`~ida_lightning.methods.CutMixPickCallback`).
 
     Raises:
-        InputError: for a batch size below 1, a pool of nothing mixed, and, in :meth:`setup`, for splits that do not
-            fit the attributes.
+        InputError: for a subclass without one of the attributes (one without :meth:`load` is a ``TypeError``, as with
+            any abstract method), a batch size below 1, a pool of nothing mixed, and, in :meth:`setup`, for splits that
+            do not fit the attributes.
+
+    Example:
+        >>> class Noise(MixingDataModule):
+        ...     class_names, channels, image_size, mean, std = ["a", "b"], 1, 8, (0.5,), (0.25,)
+        ...
+        ...     def load(self):
+        ...         images = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
+        ...         return {"train": InMemoryImages(images, torch.arange(8) % 2)}
+        >>> data = Noise(batch_size=4)
+        >>> data.setup("fit")
+        >>> len(data.train_dataloader())
+        2
     """
 
     class_names: list[str]
@@ -74,9 +92,15 @@ class MixingDataModule(L.LightningDataModule):
         num_workers: int = 0,
         pool: int = 0,
     ) -> None:
+        # By the dictionaries, as asking for a property may read files.
+        given = set(vars(self)).union(*(vars(cls) for cls in type(self).__mro__))
+        if missing := [name for name in _REQUIRED if name not in given]:
+            raise InputError(
+                f"{type(self).__name__}: expected the attributes {', '.join(_REQUIRED)}, on the class or before "
+                f"super().__init__(), got no {', '.join(missing)}"
+            )
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"batch_size: expected at least 1, got {batch_size}")
+        at_least("batch_size", batch_size, 1)
         if pool < 0 or (pool and mixing.kind == "none"):
             wanted = "0 or more" if pool < 0 else "0 where mixing.kind is none"
             raise InputError(f"pool: expected {wanted}, got {pool}")
@@ -90,12 +114,12 @@ class MixingDataModule(L.LightningDataModule):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.class_names)
 
     @abstractmethod
     def load(self) -> Mapping[str, Dataset[MixedBatch]]:
-        """The splits ``train``, ``val`` and ``test``."""
+        """Return the splits ``train``, ``val`` and ``test``."""
 
     def setup(self, stage: str) -> None:
         """Load the splits once, whatever the stage."""
@@ -118,7 +142,7 @@ class MixingDataModule(L.LightningDataModule):
             raise InputError(f"{name}: expected labels 0 ... {self.num_classes - 1}, got {wrong}")
 
     def train_dataloader(self) -> DataLoader[MixedBatch]:
-        """Shuffled anew every epoch, each process its own share; the incomplete last batch is left out.
+        """Return a loader that shuffles every epoch, for this process's share; an incomplete last batch is left out.
 
         A loop without a Trainer calls ``loader.sampler.set_epoch(epoch)`` for that.
         """
@@ -126,7 +150,7 @@ class MixingDataModule(L.LightningDataModule):
         sampler = EpochSampler(
             self._split("train"),
             self.seed,
-            # Outside of training a loader is anybody's, and starts at the beginning.
+            # Outside of training a loader starts at the beginning.
             lambda: self._position()[1] * self.batch_size if self.trainer and self.trainer.training else 0,
             *((self.trainer.world_size, self.trainer.global_rank) if self.trainer else ()),
         )
@@ -134,15 +158,15 @@ class MixingDataModule(L.LightningDataModule):
         return self._loader("train", sampler=sampler, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[MixedBatch]:
-        """The validation split, in order."""
+        """Return a loader of the validation split, in order."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[MixedBatch]:
-        """The test split, in order."""
+        """Return a loader of the test split, in order."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[MixedBatch]:
-        """The test split, in order."""
+        """Return a loader of the test split, in order."""
         return self._loader("test")
 
     def _split(self, name: str) -> Dataset[MixedBatch]:
@@ -169,23 +193,20 @@ class MixingDataModule(L.LightningDataModule):
         else:
             batch = self.mix(batch, self.batch_generator(*self._position(), trainer.global_rank))
         # Lightning converts what the loader yields, and that was uint8; the label weights stay in float32.
-        return batch if trainer is None else batch._replace(inputs=trainer.precision_plugin.convert_input(batch.inputs))
+        return batch if trainer is None else batch._replace(inputs=to_precision(trainer, batch.inputs))
 
     def _position(self) -> tuple[int, int]:
-        """The present epoch, and how many training batches of it this process has had."""
+        """Return the epoch in progress, and how many training batches of it this process has begun."""
         if self.trainer is None:
             return 0, 0
-        loop = self.trainer.fit_loop
-        # As Lightning tells samplers.
-        epoch: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        return epoch, loop.epoch_loop.batch_progress.current.ready
+        return epoch_in_progress(self.trainer), batches_begun(self.trainer)
 
     def batch_generator(self, epoch: int, batch: int, rank: int = 0) -> np.random.Generator:
-        """The source of all randomness of one training batch."""
+        """Return the generator of all random draws of one training batch."""
         return np.random.default_rng((self.seed, epoch, batch, rank))
 
     def mix(self, batch: MixedBatch, rng: np.random.Generator) -> MixedBatch:
-        """The training batch made of a batch as loaded: augmented, normalised and mixed with draws from ``rng``.
+        """Make a training batch from a batch as loaded: augment, normalise and mix it with draws from ``rng``.
 
         Args:
             batch: uint8 images, labels of one class per row.
@@ -200,13 +221,13 @@ class MixingDataModule(L.LightningDataModule):
         return mixes[0] if mixes else clean
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Float images with zero mean and unit variance from uint8 ones."""
+        """Return float images with zero mean and unit variance from uint8 ones."""
         mean, std = self._statistics(images)
         normalised: Tensor = (images - 255 * mean).div_(255 * std)
         return normalised
 
     def denormalise(self, images: Tensor) -> Tensor:
-        """Pixel values from 0 to 1 again, for pictures."""
+        """Return pixel values from 0 to 1 from normalised images, for pictures."""
         mean, std = self._statistics(images)
         return torch.clamp(images * std + mean, 0, 1)
 
@@ -224,7 +245,7 @@ def _apply(plan: MixPlan, clean: MixedBatch) -> MixedBatch:
 
 
 def _stacked(clean: MixedBatch, mixes: list[MixedBatch]) -> MixedBatch:
-    """One batch of the clean rows and their mixes, whose partners are the clean rows, so never themselves."""
+    """Return one batch of the clean rows and their mixes, whose partners are the clean rows, so never themselves."""
     several = mixes[0].label_mix.labels.shape[1]
     labels, weights = clean.label_mix
     mix = LabelMix(labels.expand(-1, several), F.pad(weights, (0, several - 1)))

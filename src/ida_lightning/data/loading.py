@@ -1,4 +1,4 @@
-"""Which rows a process trains on next, also after a run was interrupted in the middle of an epoch."""
+"""A sampler and a loader that go on in the middle of an epoch after an interruption."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class EpochSampler(DistributedSampler[MixedBatch]):
 
 
 class ResumableLoader(DataLoader[MixedBatch]):
-    """A loader that asks its sampler for nothing before the first batch is wanted.
+    """A loader that reads nothing from its sampler before the first batch is asked for.
 
     Lightning makes the iterator before it knows from which epoch and batch a resumed run goes on, and worker
     processes would start to read ahead at once. Where to go on is known to the Trainer, so the state is empty;
@@ -55,8 +55,8 @@ class ResumableLoader(DataLoader[MixedBatch]):
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the sampler asks the Trainer."""
+        """Return nothing: the sampler asks the Trainer."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to load."""
+        """Load nothing."""

@@ -1,7 +1,10 @@
 """Methods: callbacks that change what the student is taught, or add a term to its loss."""
 
+from ida_lightning.methods.added_term import AddedTermCallback
+from ida_lightning.methods.authors_isotonic import AuthorsIsotonicCallback
+from ida_lightning.methods.base import LossMethod, Method, SupervisionMethod
 from ida_lightning.methods.cutmix_pick import CutMixPickCallback
-from ida_lightning.methods.data_selection import DataSelectionCallback
+from ida_lightning.methods.data_selection import DataSelectionCallback, Influence
 from ida_lightning.methods.isotonic import IsotonicSoftLabelCallback
 from ida_lightning.methods.label_revision import LabelRevisionCallback
 from ida_lightning.methods.order_penalty import OrderPenaltyCallback
@@ -10,12 +13,18 @@ from ida_lightning.methods.smoothing_control import SmoothingControlCallback
 from ida_lightning.methods.teacher_labels import TeacherLabelCallback
 
 __all__ = [
+    "AddedTermCallback",
+    "AuthorsIsotonicCallback",
     "CutMixPickCallback",
     "DataSelectionCallback",
+    "Influence",
     "IsotonicSoftLabelCallback",
     "LabelRevisionCallback",
+    "LossMethod",
+    "Method",
     "OrderPenaltyCallback",
     "RevisionLossCallback",
     "SmoothingControlCallback",
+    "SupervisionMethod",
     "TeacherLabelCallback",
 ]

@@ -1,13 +1,14 @@
-"""What callbacks that take part in a training step have in common."""
+"""The public bases of methods: callbacks that change what a student is taught, or add a term to its loss."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import lightning as L
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ida_lightning.errors import InputError
@@ -17,99 +18,224 @@ from ida_lightning.metrics import moved_mass, violated_rows
 from ida_lightning.supervision import Supervision
 
 
-class JoiningCallback(L.Callback):
-    """Joins a module while it fits: a subclass says in ``_join`` with which hooks and terms.
+class Method(L.Callback, ABC):
+    """Takes part in the training step of a module while it fits, and logs means over the rows of every epoch.
+
+    Derive from :class:`SupervisionMethod` or :class:`LossMethod`. Two methods of one class may stand in one list if
+    they have different names: the name is in the keys that they log and in their state in a checkpoint.
+
+    Attributes:
+        prefix: of the keys that are logged, after ``train/``, for a method that was given no name; None is the name.
+
+    Args:
+        name: letters, digits, ``_`` and ``-``; None is the name of the class.
 
     Raises:
-        InputError: for a module without the way of joining that is asked for.
+        InputError: for another kind of name; when a fit starts, for two methods of one name, and a module that does
+            not offer what the method needs; in training, for two methods that log one key.
     """
 
-    def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
+    prefix: str | None = None
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Join the module."""
-        # A fit that crashed never reached teardown; joining twice would count twice.
-        self.teardown(trainer, pl_module, stage)
-        if stage == "fit":
-            self._join(trainer, pl_module)
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make the state here, so that a subclass that forgets ``super().__init__()`` works."""
+        method = super().__new__(cls)
+        method._name = None
+        method._handles = []
+        method._means = RowMeans()
+        method._methods = [method]
+        return method
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the module."""
-        while self._handles:
-            self._handles.pop().remove()
+    _name: str | None
+    _handles: list[RemovableHandle]
+    _means: RowMeans
+    _methods: list[Method]
+
+    def __init__(self, name: str | None = None) -> None:
+        if name is not None and not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_-]+", name)):
+            raise InputError(f"name: expected letters, digits, _ and -, got {name!r}")
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The name that was given, or that of the class."""
+        return self._name or type(self).__name__
+
+    @property
+    def log_prefix(self) -> str:
+        """What the keys that are logged begin with, after ``train/``."""
+        return self.prefix if self._name is None and self.prefix is not None else f"{self.name}/"
+
+    def __str__(self) -> str:
+        return type(self).__name__ if self._name is None else f"{type(self).__name__} {self._name!r}"
 
     @abstractmethod
-    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Register whatever takes part."""
+    def register(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Register hooks and terms with ``module`` by :meth:`register_with`; called when a fit starts."""
 
-    def _register(
+    def build_network(self, module: L.LightningModule) -> nn.Module | None:
+        """Build what the method trains beside the student, such as a projector; None for nothing.
+
+        Called at the start of every fit, before hooks are registered. The network's parameters reach the optimiser,
+        and with its buffers the device, DDP, checkpoints and weight averaging; a resumed run has the checkpoint's.
+        Keep it as an attribute to use it in the step.
+        """
+        return None
+
+    def measure(self, rows: Mapping[str, Tensor]) -> None:
+        """Add values ``(batch,)`` to the epoch's means over rows, logged as ``train/<prefix><name>``.
+
+        Args:
+            rows: numbers or booleans by name; the same names on every batch.
+        """
+        if tuple(rows) != self._means.names:
+            self._check_keys(rows)
+        self._means.add(rows)
+
+    def register_with(
         self,
         module: L.LightningModule,
-        way: Literal["register_supervision_hook", "register_loss_term"],
+        registration: Literal["register_supervision_hook", "register_loss_term"],
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        register: Callable[..., RemovableHandle] | None = getattr(module, way, None)
-        if not callable(register):
+        """Call a registration of ``module``; what was registered is removed when the fit ends, however it does."""
+        if not hasattr(module, registration):
             raise InputError(
-                f"{type(self).__name__}: expected a module with {way}, such as DistillationModule, got "
+                f"{self}: expected a module with {registration}, such as DistillationModule, got "
                 f"{type(module).__name__}"
             )
+        register: Callable[..., RemovableHandle] = getattr(module, registration)
         self._handles.append(register(*args, **kwargs))
 
+    def register_forward_hook(self, part: nn.Module, hook: Callable[..., Any]) -> None:
+        """Register a forward hook on a part of a network, to get at features; removed when the fit ends."""
+        self._handles.append(part.register_forward_hook(hook))
 
-class SupervisionCallback(JoiningCallback):
-    """Joins the supervision of a module while it fits, and logs means over the training rows of every epoch.
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Register with the module when a fit starts."""
+        self.teardown(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        self._methods = [self]
+        if trainer is not None:
+            self._methods = [other for other in trainer.callbacks if isinstance(other, Method)]  # type: ignore[attr-defined]
+        same = [other for other in self._methods if other.name == self.name]
+        if len(same) > 1:
+            raise InputError(
+                f"name: expected methods with different names, got {len(same)} called {self.name!r}; give name: to one"
+            )
+        self.register(trainer, pl_module)
 
-    A subclass says in ``_teach`` what it changes, and gives ``_measure`` values per row.
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remove what was registered."""
+        while self._handles:
+            self._handles.pop().remove()
 
-    Attributes:
-        prefix: of the names that are logged, after ``train/``; two callbacks that log the same differ in it.
-
-    Raises:
-        InputError: for a module without ``register_supervision_hook``.
-    """
-
-    prefix = ""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._means = RowMeans()
-
-    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._register(module, "register_supervision_hook", self._teach)
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Remove what was registered from a fit that crashed or was interrupted."""
+        self.teardown(trainer, pl_module, "fit")
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Begin an epoch's means; a run resumed from a checkpoint of an epoch's last step never saw that epoch end."""
         _, batch_idx = args
         if batch_idx == 0:
-            self._means.begin()
+            self._means.reset()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the means over the epoch's rows."""
-        means = {f"train/{self.prefix}{name}": value for name, value in self._means.take(trainer).items()}
-        pl_module.log_dict(means, sync_dist=True)  # equal everywhere already; Lightning wants to hear it
+        means = {f"train/{self.log_prefix}{name}": value for name, value in self._means.pop(trainer).items()}
+        if means and not (trainer is not None and trainer.barebones):
+            pl_module.log_dict(means, sync_dist=True)  # equal everywhere already; Lightning wants to hear it
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of an epoch that is not over."""
-        checkpoint[f"{type(self).__name__}_means"] = self._means.state(trainer)
+        checkpoint[f"{self.name}_means"] = self._means.state(trainer)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on with them."""
-        if state := checkpoint.get(f"{type(self).__name__}_means"):
+        """Go on with the sums of the checkpoint."""
+        if state := checkpoint.get(f"{self.name}_means"):
             self._means.restore(state, trainer, trainer.strategy.root_device)
 
-    @abstractmethod
-    def _teach(self, supervision: Supervision) -> Supervision:
-        """The supervision hook."""
+    def _check_keys(self, rows: Mapping[str, Tensor]) -> None:
+        keys = {f"{self.log_prefix}{key}" for key in rows}
+        for other in self._methods:
+            shared = sorted(keys & {f"{other.log_prefix}{key}" for key in other._means.names})
+            if other is not self and shared:
+                raise InputError(
+                    f"name: expected methods that log different keys, got train/{shared[0]} from {other} and {self}; "
+                    "give name: to one"
+                )
 
-    def _measure(self, rows: dict[str, Tensor]) -> None:
-        self._means.add(rows)
+
+class SupervisionMethod(Method):
+    """Base of methods that change what the student is taught on a batch.
+
+    A subclass defines :meth:`transform`; that is all. It is called on every training batch, in the order of the list of
+    callbacks, without gradient and outside autocast.
+
+    Example:
+        >>> class Halve(SupervisionMethod):
+        ...     def transform(self, supervision):
+        ...         return supervision._replace(soft_weight=supervision.soft_weight / 2)
+        >>> Halve(name="half").name
+        'half'
+        >>> class Misspelt(SupervisionMethod):
+        ...     def transfrom(self, supervision):
+        ...         return supervision
+        >>> Misspelt()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        TypeError: Can't instantiate abstract class Misspelt ...
+    """
+
+    @abstractmethod
+    def transform(self, supervision: Supervision) -> Supervision:
+        """Return what the student is taught instead; the same number of rows in every field."""
+
+    def register(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Register :meth:`transform` as a supervision hook."""
+        self.register_with(module, "register_supervision_hook", self.transform)
+
+
+class LossMethod(Method):
+    """Base of methods that add a term to the student's loss.
+
+    A subclass defines :meth:`loss`. What it trains beside the student (a projector, a memory bank) it returns from
+    :meth:`build_network`; features of the student it takes by :meth:`register_forward_hook` in :meth:`register`.
+
+    Attributes:
+        term: the name under which the term is logged, after ``train/``, for a method that was given no name; None is
+            the name of the class.
+        replaces: ``"kd_loss"`` or ``"hard_loss"`` for a term that takes the place of that part of the loss.
+
+    Example:
+        >>> class Confidence(LossMethod):
+        ...     def loss(self, student_logits, supervision):
+        ...         return student_logits.softmax(1).square().sum(1)
+        >>> Confidence().term_name
+        'Confidence'
+    """
+
+    term: str | None = None
+    replaces: Literal["kd_loss", "hard_loss"] | None = None
+
+    @property
+    def term_name(self) -> str:
+        """The name under which the term is logged, after ``train/``."""
+        return self.term if self._name is None and self.term is not None else self.name
+
+    @abstractmethod
+    def loss(self, student_logits: Tensor, supervision: Supervision) -> Tensor:
+        """Compute one loss per row, ``(batch,)``, from logits ``(batch, classes)``; its mean is added to the loss."""
+
+    def register(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Register :meth:`loss` as a term of the loss."""
+        self.register_with(module, "register_loss_term", self.term_name, self.loss, replaces=self.replaces)
 
 
 def order_rows(violated: Tensor, before: Tensor, after: Tensor, mix: LabelMix) -> dict[str, Tensor]:
-    """What is logged of a change of soft labels, row by row.
+    """Return what is logged of a change of soft labels, row by row.
 
     Args:
         violated: bool ``(batch,)``, which rows broke their order before.

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import Any, Literal, get_args
+from contextlib import nullcontext
+from typing import get_args
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError
-from ida_lightning.isotonic import isotonic_soft_labels
-from ida_lightning.methods.base import SupervisionCallback
-from ida_lightning.metrics import kl_divergence, moved_mass, prediction_entropy
+from ida_lightning.data_facts import facts_of
+from ida_lightning.errors import InputError, one_of, positive_share
+from ida_lightning.lightning_internals import forward_precision
+from ida_lightning.methods.base import SupervisionMethod
 from ida_lightning.models import eval_mode
+from ida_lightning.picking import ASKS_STUDENT, Criterion, keep_rows, pick, score_pool, split_pool
 from ida_lightning.supervision import Supervision
 
-Criterion = Literal["teacher_entropy", "student_entropy", "kl", "dissimilarity", "violation"]
 
-
-class CutMixPickCallback(SupervisionCallback):
+class CutMixPickCallback(SupervisionMethod):
     """Drops the mixed images that have little to teach before the student sees them.
 
     Of the mixed rows of a batch it keeps those with the highest score; clean rows stay. It is for batches with a pool
@@ -32,8 +30,9 @@ class CutMixPickCallback(SupervisionCallback):
     Hooks run in the order of the callbacks. A correction of soft labels row by row gives the same before and after the
     pick, and costs less after it; only ``"kl"`` looks at soft labels as the hooks before it left them.
 
-    How many rows are clean is looked up once for every size of batch, so that no later step waits for an
-    accelerator: the number of rows kept depends on the size of the batch alone. Every process picks from its own rows.
+    With a pool the size of a batch says how many of its rows are clean, which is counted once for every size, so that
+    no later step waits for an accelerator. Without one they are counted on every batch, and all of them stay. Every
+    process picks from its own rows.
 
     Logs epoch means of the score: ``train/<criterion>`` over the pool and ``train/<criterion>_picked`` over what is
     kept.
@@ -48,6 +47,7 @@ class CutMixPickCallback(SupervisionCallback):
             * ``"dissimilarity"``: the least Euclidean distance of softmax(teacher logits) to that of a clean row.
             * ``"violation"``: the share of softmax(teacher logits / T) that an isotonic correction would move.
         ratio: share of the mixed rows that is kept, rounded, but at least one.
+        name: see :class:`~ida_lightning.methods.base.Method`.
 
     Raises:
         InputError: for values out of range, a module without ``register_supervision_hook``, and, in training, a
@@ -62,90 +62,55 @@ class CutMixPickCallback(SupervisionCallback):
         Wang et al., What Makes a "Good" Data Augmentation in Knowledge Distillation, NeurIPS 2022, arXiv 2012.02909.
     """
 
-    def __init__(self, criterion: Criterion = "teacher_entropy", ratio: float = 0.5) -> None:
-        if criterion not in get_args(Criterion):
-            raise InputError(f"criterion: expected one of {', '.join(get_args(Criterion))}, got {criterion!r}")
-        if not 0 < ratio <= 1:
-            raise InputError(f"ratio: expected a number above 0 and up to 1, got {ratio}")
-        super().__init__()
-        self.criterion = criterion
-        self.ratio = ratio
+    prefix = ""
+
+    def __init__(self, criterion: Criterion = "teacher_entropy", ratio: float = 0.5, name: str | None = None) -> None:
+        super().__init__(name)
+        self.criterion: Criterion = one_of("criterion", criterion, get_args(Criterion))
+        self.ratio = positive_share("ratio", ratio)
+        self._score_by_student: Callable[[Tensor], Tensor] | None = None
+        self._has_pool = False
         self._clean: dict[int, int] = {}
 
-    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # Hooks run outside autocast; the student is to be scored in the precision in which it is trained.
-        precision = getattr(trainer, "precision_plugin", None)
-        context = nullcontext if precision is None else precision.forward_context
-        self._clean.clear()
-        hook = partial(self._pick, module=module, precision=context)
-        self._register(module, "register_supervision_hook", hook)
+    def register(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Register the transform, and how the student scores."""
 
-    def _pick(
-        self,
-        supervision: Supervision,
-        module: L.LightningModule,
-        precision: Callable[[], AbstractContextManager[Any]],
-    ) -> Supervision:
-        mixed = supervision.mixed
-        if mixed is None:
-            raise InputError("CutMixPickCallback: expected a supervision that says which rows were mixed, got none")
+        def student_logits(inputs: Tensor) -> Tensor:
+            # Hooks run outside autocast; the student is to be scored in the precision in which it is trained.
+            with eval_mode(module), nullcontext() if trainer is None else forward_precision(trainer):
+                logits: Tensor = module(inputs)
+            return logits
+
+        self._score_by_student = student_logits
+        self._has_pool = bool(facts_of(trainer).pool)
+        self._clean.clear()
+        super().register(trainer, module)
+
+    def transform(self, supervision: Supervision) -> Supervision:
+        """Keep the clean rows and the mixed rows with the highest scores, and measure the scores."""
+        if supervision.mixed is None:
+            raise InputError(f"{self}: expected a supervision that says which rows were mixed, got none")
+        clean, pool = split_pool(supervision, self._clean_rows(supervision.mixed))
+        if not len(pool):
+            return supervision
+        student_logits = None
+        if self.criterion in ASKS_STUDENT:
+            assert self._score_by_student is not None
+            student_logits = self._score_by_student(supervision.inputs[pool])
+        scores = score_pool(self.criterion, supervision, clean, pool, student_logits)
+        # A row without an answer of the teacher has the highest entropy there is, and counts in no loss.
+        counts = supervision.weight[pool] > 0
+        best = pick(scores.masked_fill(~counts, -torch.inf), self.ratio)
+        picked = torch.zeros_like(scores).index_fill_(0, best, len(pool) / len(best))
+        shown = torch.where(counts, scores, 0)
+        self.measure({self.criterion: shown, f"{self.criterion}_picked": picked * shown})
+        return keep_rows(supervision, clean, pool, best)
+
+    def _clean_rows(self, mixed: Tensor) -> int | None:
+        """How many rows are clean: known without looking where a batch of this size always has as many."""
+        if not self._has_pool or mixed.device.type == "cpu":
+            return None
         rows = len(mixed)
         if rows not in self._clean:
             self._clean[rows] = rows - int(mixed.sum())
-        clean = self._clean[rows]
-        if clean == rows:
-            return supervision
-        by_kind = mixed.int().argsort(stable=True)
-        first, pool = by_kind[:clean], by_kind[clean:]
-        scores = self._score(supervision, first, pool, module, precision)
-        # A row without an answer of the teacher has the highest entropy there is, and counts in no loss.
-        weight = supervision.soft_weight + supervision.hard_weight
-        counts = weight[pool] > 0
-        best = pick(scores.masked_fill(~counts, -torch.inf), self.ratio)
-        chosen = torch.zeros_like(scores).index_fill_(0, best, len(pool) / len(best))
-        scores = torch.where(counts, scores, 0)
-        self._means.add({self.criterion: scores, f"{self.criterion}_picked": chosen * scores})
-        kept = supervision.select(torch.cat((first, pool[best])))
-        # The loss is a mean over rows: what each kind adds up to in it stays.
-        before, after = weight[pool].sum(), weight[pool[best]].sum()
-        factor = torch.where(kept.mixed & (after > 0), before / after, 1) * (len(kept.inputs) / rows)  # type: ignore[operator]
-        return kept._replace(soft_weight=factor * kept.soft_weight, hard_weight=factor * kept.hard_weight)
-
-    def _score(
-        self,
-        supervision: Supervision,
-        clean: Tensor,
-        pool: Tensor,
-        module: L.LightningModule,
-        precision: Callable[[], AbstractContextManager[Any]],
-    ) -> Tensor:
-        teacher_logits, temperature = supervision.teacher_logits, supervision.temperature
-        if self.criterion == "teacher_entropy":
-            return prediction_entropy(teacher_logits[pool])
-        if self.criterion == "dissimilarity":
-            if not len(clean):
-                raise InputError("criterion: expected clean rows to be dissimilar to (data.pool: 1 or more), got none")
-            probs = teacher_logits.softmax(1)
-            return torch.cdist(probs[pool], probs[clean], compute_mode="donot_use_mm_for_euclid_dist").amin(1)
-        if self.criterion == "violation":
-            before = (teacher_logits[pool] / temperature).softmax(1)
-            return moved_mass(before, isotonic_soft_labels(before, supervision.label_mix.select(pool)))
-        with eval_mode(module), precision():
-            student_logits = module(supervision.inputs[pool])
-        if self.criterion == "student_entropy":
-            return prediction_entropy(student_logits)
-        student_logits = student_logits.to(supervision.soft_labels.dtype)
-        return kl_divergence(supervision.soft_labels[pool].log(), (student_logits / temperature).log_softmax(1))
-
-
-def pick(scores: Tensor, ratio: float) -> Tensor:
-    """The places of the highest ``scores`` ``(rows,)``, in their order; NaN is lowest.
-
-    Their number, ``ratio`` of the rows, rounded, but at least one, does not depend on the scores.
-
-    Example:
-        >>> pick(torch.tensor([0.3, float("nan"), 0.7, 0.5]), ratio=0.5)
-        tensor([2, 3])
-    """
-    keep = max(1, round(ratio * len(scores)))
-    return scores.masked_fill(scores.isnan(), -torch.inf).topk(keep).indices.sort().values
+        return self._clean[rows]

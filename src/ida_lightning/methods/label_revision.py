@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ida_lightning.methods.base import SupervisionCallback, order_rows
+from ida_lightning.methods.base import SupervisionMethod, order_rows
 from ida_lightning.metrics import violated_rows
 from ida_lightning.revision_selection.revision import RevisionSpace, Which, check_revision, revise_soft_labels
 from ida_lightning.supervision import Supervision
 
 
-class LabelRevisionCallback(SupervisionCallback):
+class LabelRevisionCallback(SupervisionMethod):
     """Blends wrong soft labels with the hard label until its order holds with a margin, on the device, per batch.
 
     On an image of one class the target is lifted ``1 - eta`` above the class that the teacher had on top; on a mixed
@@ -25,6 +25,7 @@ class LabelRevisionCallback(SupervisionCallback):
             Whether the paper revises all is not known to us.
         space: ``"softened"`` revises the soft label itself, softmax(z / T), ``"probabilities"`` softmax(z), which is
             softened afterwards.
+        name: see :class:`~ida_lightning.methods.base.Method`.
 
     Raises:
         InputError: for values out of range, and a module without the hook.
@@ -39,15 +40,18 @@ class LabelRevisionCallback(SupervisionCallback):
 
     prefix = "revision_"
 
-    def __init__(self, eta: float = 0.8, which: Which = "wrong", space: RevisionSpace = "softened") -> None:
+    def __init__(
+        self, eta: float = 0.8, which: Which = "wrong", space: RevisionSpace = "softened", name: str | None = None
+    ) -> None:
         check_revision(eta, which, space)
-        super().__init__()
+        super().__init__(name)
         self.eta = eta
         self.which = which
         self.space = space
 
-    def _teach(self, supervision: Supervision) -> Supervision:
+    def transform(self, supervision: Supervision) -> Supervision:
+        """Revise the soft labels, and measure."""
         before, mix = supervision.soft_labels, supervision.label_mix
         after = revise_soft_labels(before, mix, self.eta, self.which, supervision.temperature, self.space)
-        self._measure(order_rows(violated_rows(before, mix), before, after, mix))
+        self.measure(order_rows(violated_rows(before, mix), before, after, mix))
         return supervision._replace(soft_labels=after)

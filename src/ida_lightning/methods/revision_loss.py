@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, get_args
 
 import lightning as L
-from torch import Tensor
 
-from ida_lightning.errors import InputError
-from ida_lightning.losses import logit_loss, mixed_cross_entropy, probability_loss
-from ida_lightning.methods.base import JoiningCallback
-from ida_lightning.metrics import violated_rows
-from ida_lightning.supervision import Supervision
+from ida_lightning.errors import InputError, non_negative, one_of
+from ida_lightning.methods.base import Method
+from ida_lightning.revision_selection.losses import (
+    revision_label_loss,
+    revision_logit_loss,
+    revision_probability_loss,
+)
+from ida_lightning.supervision import LossTerm
 
 RevisionForm = Literal["mse", "kl"]
 
 
-class RevisionLossCallback(JoiningCallback):
-    """Lets the student pay as in label revision: the ground truth and the logits where the teacher is right.
+class RevisionLossCallback(Method):
+    """Computes the student's loss as label revision does: other terms where the teacher is wrong than where right.
 
     A row is *wrong* where the teacher's own logits break the order of its hard label, and *taught* where its
     ``soft_weight`` is not 0; the others are left to the ground truth (by :class:`DataSelectionCallback`, for example).
-    Instead of the module's own two parts a row pays, with form ``"mse"``,
+    Instead of the module's own two parts the loss of a row is, with form ``"mse"``, the sum of
 
     * ``label_loss``: ``hard_weight`` times the cross-entropy, on all rows but those that are wrong and taught;
     * ``logit_loss``: ``soft_weight * logit_weight`` times the mean square difference to the teacher's logits, where it
@@ -39,8 +42,9 @@ class RevisionLossCallback(JoiningCallback):
 
     Args:
         form: see above.
-        logit_weight: lambda 1.
-        probability_weight: lambda 2.
+        logit_weight: lambda 1, of form ``"mse"`` only; None is 4.
+        probability_weight: lambda 2, likewise; None is 1.
+        name: see :class:`~ida_lightning.methods.base.Method`; the three terms have it before their names.
 
     Raises:
         InputError: for values out of range, and a module without ``register_loss_term``.
@@ -53,35 +57,33 @@ class RevisionLossCallback(JoiningCallback):
         Lan et al., arXiv 2404.03693; the weights are those of a re-implementation (Sun et al., ICCV 2025, 2408.07703).
     """
 
-    def __init__(self, form: RevisionForm = "mse", logit_weight: float = 4.0, probability_weight: float = 1.0) -> None:
-        if form not in get_args(RevisionForm):
-            raise InputError(f"form: expected one of {', '.join(get_args(RevisionForm))}, got {form!r}")
-        for name, weight in (("logit_weight", logit_weight), ("probability_weight", probability_weight)):
-            if not weight >= 0:
-                raise InputError(f"{name}: expected a number >= 0, got {weight}")
-        super().__init__()
-        self.form = form
-        self.logit_weight = logit_weight
-        self.probability_weight = probability_weight
+    prefix = ""
 
-    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._register(module, "register_loss_term", "label_loss", self._label, replaces="hard_loss")
+    def __init__(
+        self,
+        form: RevisionForm = "mse",
+        logit_weight: float | None = None,
+        probability_weight: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.form: RevisionForm = one_of("form", form, get_args(RevisionForm))
+        for argument, weight in (("logit_weight", logit_weight), ("probability_weight", probability_weight)):
+            if weight is not None and form == "kl":
+                raise InputError(f"{argument}: expected none with form kl, which has no such term, got {weight}")
+        self.logit_weight = non_negative("logit_weight", 4.0 if logit_weight is None else logit_weight)
+        self.probability_weight = non_negative(
+            "probability_weight", 1.0 if probability_weight is None else probability_weight
+        )
+
+    def register(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Register the terms in the places of the module's own two parts."""
+        self._register_term(module, "label_loss", revision_label_loss, replaces="hard_loss")
         if self.form == "mse":
-            self._register(module, "register_loss_term", "logit_loss", self._logit, replaces="kd_loss")
-            self._register(module, "register_loss_term", "probability_loss", self._probability)
+            logit = partial(revision_logit_loss, weight=self.logit_weight)
+            probability = partial(revision_probability_loss, weight=self.probability_weight)
+            self._register_term(module, "logit_loss", logit, replaces="kd_loss")
+            self._register_term(module, "probability_loss", probability)
 
-    def _label(self, student_logits: Tensor, supervision: Supervision) -> Tensor:
-        revised = _wrong(supervision) & (supervision.soft_weight > 0)
-        return supervision.hard_weight * ~revised * mixed_cross_entropy(student_logits, supervision.label_mix)
-
-    def _logit(self, student_logits: Tensor, supervision: Supervision) -> Tensor:
-        weight = self.logit_weight * supervision.soft_weight * ~_wrong(supervision)
-        return weight * logit_loss(student_logits, supervision.teacher_logits)
-
-    def _probability(self, student_logits: Tensor, supervision: Supervision) -> Tensor:
-        weight = self.probability_weight * supervision.soft_weight * _wrong(supervision)
-        return weight * probability_loss(student_logits, supervision.soft_labels, supervision.temperature)
-
-
-def _wrong(supervision: Supervision) -> Tensor:
-    return violated_rows(supervision.teacher_logits, supervision.label_mix)
+    def _register_term(self, module: L.LightningModule, name: str, term: LossTerm, replaces: str | None = None) -> None:
+        self.register_with(module, "register_loss_term", f"{self.log_prefix}{name}", term, replaces=replaces)

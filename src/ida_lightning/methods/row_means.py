@@ -18,7 +18,7 @@ class RowMeans:
     """
 
     def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
+        self.names: tuple[str, ...] = ()
         self._sums: Tensor | None = None  # of every value, and the number of rows
 
     def add(self, values: Mapping[str, Tensor]) -> None:
@@ -28,34 +28,34 @@ class RowMeans:
         stacked = torch.stack(rows)
         # Exact for counts, and to the last digit of what is logged for the rest; MPS has no float64.
         sums = stacked.sum(1, dtype=torch.float32 if stacked.device.type == "mps" else torch.float64)
-        self._names = tuple(values)
+        self.names = tuple(values)
         self._sums = sums if self._sums is None else self._sums + sums
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Forget what was added."""
         self._sums = None
 
     def total(self, trainer: L.Trainer) -> list[float]:
-        """The sums over all processes; empty if there are none. Every process must call it."""
+        """Return the sums over all processes; empty if there are none. Every process must call it."""
         if self._sums is None:
             return []
         summed: Tensor = trainer.strategy.reduce(self._sums.clone(), reduce_op="sum")
         return summed.tolist()
 
-    def take(self, trainer: L.Trainer) -> dict[str, float]:
-        """The means, by name, and begin anew."""
+    def pop(self, trainer: L.Trainer) -> dict[str, float]:
+        """Return the means, by name, and reset."""
         *sums, rows = self.total(trainer) or [0.0]
-        self.begin()
-        return {name: value / rows for name, value in zip(self._names, sums, strict=False) if rows}
+        self.reset()
+        return {name: value / rows for name, value in zip(self.names, sums, strict=False) if rows}
 
     def state(self, trainer: L.Trainer) -> dict[str, Any]:
-        """What a checkpoint keeps; every process must call it."""
-        return {"names": self._names, "sums": self.total(trainer)}
+        """Return what a checkpoint keeps; every process must call it."""
+        return {"names": self.names, "sums": self.total(trainer)}
 
     def restore(self, state: Mapping[str, Any], trainer: L.Trainer, device: torch.device) -> None:
         """Go on from a state; the sums of all processes go on in the first."""
-        self._names = tuple(state["names"])
-        self.begin()
+        self.names = tuple(state["names"])
+        self.reset()
         if state["sums"]:
             kind = torch.float32 if device.type == "mps" else torch.float64
             self._sums = torch.tensor(state["sums"], dtype=kind, device=device) * trainer.is_global_zero

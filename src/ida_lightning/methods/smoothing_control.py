@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from ida_lightning.isotonic import Solver, Space
-from ida_lightning.methods.isotonic import IsotonicSoftLabelCallback, Role
+from ida_lightning.methods.base import SupervisionMethod, order_rows
+from ida_lightning.methods.isotonic import IsotonicSoftLabelCallback
 from ida_lightning.metrics import moved_mass, violated_rows
 from ida_lightning.supervision import Supervision
 
 
-class SmoothingControlCallback(IsotonicSoftLabelCallback):
+class SmoothingControlCallback(SupervisionMethod):
     """Moves in every row as much mass as the isotonic correction would, straight towards the hard label.
 
     A corrected soft label is ordered, and it is also nearer to the hard label. To tell the two apart, the soft label
@@ -28,36 +29,49 @@ class SmoothingControlCallback(IsotonicSoftLabelCallback):
         space: of the correction that is matched; see :class:`IsotonicSoftLabelCallback`. The mass is always that of
             the softened soft label, which is what the student sees.
         strength: of the correction that is matched, from 0 to 1.
-        role: ``"replace"`` or ``"add"``, as for the correction.
-        added_weight: with ``"add"``, the weight of the second term.
+        name: see :class:`~ida_lightning.methods.base.Method`.
 
     Raises:
-        InputError: for values out of range or that exclude each other, and a module without the hook.
+        InputError: for values out of range, and a module without the hook.
 
     Example:
         >>> from lightning import Trainer
         >>> trainer = Trainer(callbacks=[SmoothingControlCallback(space="logits")], logger=False)
     """
 
+    prefix = ""
+
     def __init__(
-        self,
-        solver: Solver = "auto",
-        space: Space = "softened",
-        strength: float = 1.0,
-        role: Role = "replace",
-        added_weight: float = 2.0,
+        self, solver: Solver = "auto", space: Space = "softened", strength: float = 1.0, name: str | None = None
     ) -> None:
-        super().__init__(solver, space, strength, role, added_weight)
-        self._capped: Tensor | None = None
+        super().__init__(name)
+        self.correction = IsotonicSoftLabelCallback(solver, space, strength)
 
-    def _measure(self, rows: dict[str, Tensor]) -> None:
-        capped = torch.zeros_like(rows["violation_rate"]) if self._capped is None else self._capped
-        super()._measure({**rows, "capped_rate": capped})
-
-    def _corrected(self, supervision: Supervision) -> Tensor:
+    def transform(self, supervision: Supervision) -> Supervision:
+        """Move the mass of the correction towards the hard label, and measure."""
         before, mix = supervision.soft_labels, supervision.label_mix
-        wanted = moved_mass(before, super()._corrected(supervision))
-        hard = mix.dense(before.shape[1]).to(before.dtype)
-        share = wanted / moved_mass(before, hard).clamp_min(torch.finfo(before.dtype).tiny)
-        self._capped = (share > 1) & violated_rows(before, mix)
-        return torch.lerp(before, hard, share.clamp_max(1)[:, None])
+        corrected = self.correction.transform(supervision).soft_labels
+        after, capped = smooth_towards(before, mix.dense(before.shape[1]), moved_mass(before, corrected))
+        rows = order_rows(violated_rows(before, mix), before, after, mix)
+        self.measure({**rows, "capped_rate": capped})
+        return supervision._replace(soft_labels=after)
+
+
+def smooth_towards(soft_labels: Tensor, hard_labels: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+    """Move a given mass of every row straight towards its hard label.
+
+    Args:
+        soft_labels: ``(batch, classes)``.
+        hard_labels: ``(batch, classes)``.
+        mass: half the L1 distance to move, ``(batch,)``; a row with 0 comes back bit for bit.
+
+    Returns:
+        The moved rows, and bool ``(batch,)``: those that reached their hard label first.
+
+    Example:
+        >>> smooth_towards(torch.tensor([[0.2, 0.8]]), torch.tensor([[1.0, 0.0]]), torch.tensor([0.4]))
+        (tensor([[0.6000, 0.4000]]), tensor([False]))
+    """
+    hard_labels = hard_labels.to(soft_labels.dtype)
+    ratio = mass / moved_mass(soft_labels, hard_labels).clamp_min(torch.finfo(soft_labels.dtype).tiny)
+    return torch.lerp(soft_labels, hard_labels, ratio.clamp_max(1)[:, None]), ratio > 1

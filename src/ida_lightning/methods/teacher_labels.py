@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import lightning as L
-import torch
 
+from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError
-from ida_lightning.methods.base import JoiningCallback
+from ida_lightning.methods.base import SupervisionMethod
+from ida_lightning.picking import label_by_teacher
 from ida_lightning.supervision import Supervision
 
 
-class TeacherLabelCallback(JoiningCallback):
-    """Takes the hard label away from mixed images: what a mix shows, the teacher knows better than its lambda.
+class TeacherLabelCallback(SupervisionMethod):
+    """Takes the hard label away from mixed images: the teacher knows better than lambda what a mix shows.
 
     For batches that hold clean images and mixes of them (``pool`` of the data module). With C clean and M mixed rows
     the loss is, in the words of :class:`~ida_lightning.modules.DistillationModule`::
@@ -27,6 +28,7 @@ class TeacherLabelCallback(JoiningCallback):
     Args:
         hard_label: keep the hard label of mixed rows, with the module's ``hard_weight``: the variant that the paper
             finds worse ("KD + CutMix").
+        name: see :class:`~ida_lightning.methods.base.Method`.
 
     Raises:
         InputError: for a module without ``register_supervision_hook``, a data module whose batches have no clean
@@ -41,28 +43,19 @@ class TeacherLabelCallback(JoiningCallback):
         section 3.2 of its version "Understanding the Success of KD" (TLmixup, TLCutMix).
     """
 
-    def __init__(self, hard_label: bool = False) -> None:
-        super().__init__()
+    def __init__(self, hard_label: bool = False, name: str | None = None) -> None:
+        super().__init__(name)
         self.hard_label = hard_label
 
-    def _join(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def register(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Register the transform with a module whose batches have clean rows."""
         # A row that chance mixed with itself would be all the clean rows there are, and weigh as much as a batch.
-        if getattr(getattr(trainer, "datamodule", None), "pool", None) == 0:
-            raise InputError(
-                "TeacherLabelCallback: expected clean rows beside the mixed ones, data.pool: 1 or more, got 0"
-            )
-        self._register(module, "register_supervision_hook", self._weigh)
+        if facts_of(trainer).pool == 0:
+            raise InputError(f"{self}: expected clean rows beside the mixed ones, data.pool: 1 or more, got 0")
+        super().register(trainer, module)
 
-    def _weigh(self, supervision: Supervision) -> Supervision:
-        mixed = supervision.mixed
-        if mixed is None:
-            raise InputError("TeacherLabelCallback: expected a supervision that says which rows were mixed, got none")
-        # By weights and not by numbers of rows, so that it comes to the same where rows were picked before.
-        weight = supervision.soft_weight + supervision.hard_weight
-        of_kind = torch.where(mixed, (weight * mixed).sum(), (weight * ~mixed).sum())
-        factor = torch.where(of_kind > 0, weight.sum() / of_kind, 0)
-        hard_weight = factor * supervision.hard_weight
-        return supervision._replace(
-            soft_weight=factor * supervision.soft_weight,
-            hard_weight=hard_weight if self.hard_label else hard_weight.masked_fill(mixed, 0),
-        )
+    def transform(self, supervision: Supervision) -> Supervision:
+        """Weigh clean and mixed rows, and take the hard label from the mixed ones."""
+        if supervision.mixed is None:
+            raise InputError(f"{self}: expected a supervision that says which rows were mixed, got none")
+        return label_by_teacher(supervision, self.hard_label)

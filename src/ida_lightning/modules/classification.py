@@ -6,12 +6,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import build_model
-from ida_lightning.modules.base import ClassifierBase, LRSchedulerCallable, OptimizerCallable
+from ida_lightning.modules.base import ClassifierBase
+from ida_lightning.modules.options import (
+    Optimisation,
+    OptimisationFields,
+    OptimizerCallable,
+    check_names,
+    merge_fields,
+    plain_fields,
+)
 
 
 class ClassificationModule(ClassifierBase):
@@ -26,10 +35,8 @@ class ClassificationModule(ClassifierBase):
         image_size: pixels of the images; not used here, taken so that both modules are configured alike.
         model_args: further arguments of :func:`ida_lightning.models.build_model`, such as ``stem: small``.
         optimizer: from parameters to optimiser.
-        lr_scheduler: from optimiser to a scheduler stepped once an epoch; None is warm-up and cosine.
-        lr_reference_batch: the batch that the learning rate is meant for: it is scaled in proportion to the rows
-            that all processes and accumulated batches make up together. None leaves it as it is.
-        compile_args: compile the network for training with these arguments of ``torch.compile``; None for eager.
+        optimisation: schedule, learning rate and compilation.
+        fields: ``lr_scheduler``, ``lr_reference_batch`` and ``compile_args``: single fields of ``optimisation``.
 
     Raises:
         InputError: for a network that cannot be built.
@@ -52,12 +59,15 @@ class ClassificationModule(ClassifierBase):
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(
             p, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True
         ),
-        lr_scheduler: LRSchedulerCallable | None = None,
-        lr_reference_batch: int | None = None,
-        compile_args: dict[str, Any] | None = None,
+        optimisation: Optimisation = Optimisation(),  # noqa: B008 (frozen)
+        **fields: Unpack[OptimisationFields],
     ) -> None:
-        super().__init__(num_classes, optimizer, lr_scheduler, lr_reference_batch, compile_args)
-        self._save_plain_hyperparameters(*(["model"] if isinstance(model, nn.Module) else []))
+        check_names(type(self).__name__, fields, OptimisationFields.__annotations__)
+        optimisation = merge_fields("optimisation", optimisation, fields)
+        super().__init__(num_classes, optimizer, optimisation)
+        plain = plain_fields(optimisation=optimisation)
+        left_out = "optimizer", "optimisation", "lr_scheduler", *(["model"] if isinstance(model, nn.Module) else [])
+        self._save_plain_hyperparameters(plain, left_out)
         self.model = build_model(model, num_classes, in_channels, **(model_args or {}))
 
     @property
@@ -66,10 +76,10 @@ class ClassificationModule(ClassifierBase):
         return self.model
 
     def training_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
-        """Cross-entropy with the hard labels, mixed or not."""
+        """Compute the cross-entropy of one batch with its hard labels, mixed or not."""
+        self.guard_step()
         batch = as_mixed_batch(batch, self.num_classes)
         loss = mixed_cross_entropy(self(batch.inputs), batch.label_mix).mean()
-        self.watch(loss, batch)
-        if self.shows_loss():
+        if self.logs_loss():
             self.log("train/loss", loss, prog_bar=True)
         return loss

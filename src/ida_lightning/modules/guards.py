@@ -1,43 +1,98 @@
-"""Numbers that are none: noticed, named, and kept so that they can be looked into."""
+"""What must hold in every training step: known random numbers, a finite loss, finite logits of the teacher."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ida_lightning.errors import InputError
+from ida_lightning.adapters import as_mixed_batch
+from ida_lightning.errors import InputError, one_of
 from ida_lightning.files import replacing
+from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, logs_this_step
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.supervision import Supervision
 
+if TYPE_CHECKING:
+    from ida_lightning.modules.base import ClassifierBase
+
+
+class StepGuard(L.Callback):
+    """Seeds every training step, and stops a run before a loss that is NaN or infinite reaches the weights.
+
+    :class:`ClassifierBase` adds it to the Trainer. It is a callback and not a set of the module's own hooks, so that a
+    subclass that overrides such a hook without ``super()``, or the whole training step, still has it. The loss is
+    looked at when backward has been queued, so that an accelerator does not idle.
+    """
+
+    def __init__(self) -> None:
+        self._batch: Any = None
+        self._loss: Tensor | None = None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed the step, so that dropout too depends on (seed, epoch, batch, process) alone, resumed or not."""
+        self._batch, self._loss = batch, None
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)), epoch_in_progress(trainer), batch_idx, trainer.global_rank
+        word = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+        if pl_module.device.type == "cpu":  # torch.manual_seed would look for every kind of accelerator, each time
+            torch.default_generator.manual_seed(word)
+        else:
+            torch.manual_seed(word)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """Keep the loss for the look at it."""
+        self._loss = loss.detach()
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: ClassifierBase) -> None:  # type: ignore[override]
+        """Stop before the update if the loss is NaN or infinite."""
+        if self._loss is not None:
+            batch = as_mixed_batch(self._batch, pl_module.num_classes)
+            check_loss(trainer, pl_module, self._loss, batch, pl_module.step_supervision)
+        self._batch = self._loss = pl_module.step_supervision = None
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: L.Trainer, pl_module: ClassifierBase, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Check the teacher's logits in steps that log, where waiting for an accelerator costs nothing more."""
+        if pl_module.finite_rows is not None and (logs_this_step(trainer) or trainer.is_last_batch):
+            pl_module.finite_rows.check()
+
 
 class FiniteRows:
-    """Counts rows for which the teacher's logits are NaN or infinite, and says so without stalling an accelerator.
+    """Counts rows for which the teacher's logits are NaN or infinite, and reports them without stalling an accelerator.
 
     Args:
-        policy: stop the run, or leave such rows out and report their number.
+        policy: ``"raise"`` stops the run, ``"skip"`` reports the number of such rows, which the module leaves out.
+
+    Raises:
+        InputError: for another policy.
     """
 
     def __init__(self, policy: Literal["raise", "skip"]) -> None:
-        if policy not in ("raise", "skip"):
-            raise InputError(f"nonfinite: expected raise or skip, got {policy!r}")
-        self.policy = policy
+        self.policy = one_of("nonfinite", policy, ("raise", "skip"))
         self._counts: Tensor | None = None
 
-    def note(self, finite: Tensor) -> None:
-        """Count ``finite``, bool ``(batch,)``; on the CPU also look."""
+    def add(self, finite: Tensor) -> None:
+        """Count the rows of a batch; on the CPU also check them.
+
+        Args:
+            finite: bool ``(batch,)``.
+        """
         counts = torch.stack(((~finite).sum(), torch.ones_like(finite).sum()))
         self._counts = counts if self._counts is None else self._counts + counts
         if finite.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
-        """Raise or report the rows counted since the last look; waits for the device.
+        """Raise or report for the rows counted since the last check; waits for the device.
 
         Raises:
             InputError: for such rows, under the policy ``"raise"``.
@@ -55,46 +110,49 @@ class FiniteRows:
             rank_zero_warn(f"teacher: {wrong} of {rows} rows left out, their logits are NaN or infinite")
 
 
-def check_loss(module: Any, loss: Tensor, batch: MixedBatch, supervision: Supervision | None = None) -> None:
-    """Stop a run whose loss is NaN or infinite before it reaches the weights, and keep what reproduces it.
-
-    Waits for the device to have computed the loss.
+def check_loss(
+    trainer: L.Trainer,
+    module: ClassifierBase,
+    loss: Tensor,
+    batch: MixedBatch,
+    supervision: Supervision | None = None,
+) -> None:
+    """Stop a run whose loss is NaN or infinite, and write what reproduces it. Waits for the device.
 
     Args:
-        module: a module of this package in training.
+        trainer: that runs the fit.
+        module: in training.
         loss: of the step.
         batch: that led to it.
-        supervision: that led to it, where there is a teacher.
+        supervision: that led to it, if there is a teacher.
 
     Raises:
-        InputError: naming step, epoch, batch, the rows' numbers in the data set and the file with the dump:
+        InputError: naming step, epoch, batch, the rows' numbers in the data set and the file that was written:
             ``network`` (the weights before the step), ``batch`` and ``supervision`` as dicts of tensors.
     """
     if bool(torch.isfinite(loss)):
         return
-    trainer: L.Trainer = module.trainer
-    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    place = f"epoch {trainer.current_epoch}, batch {batches - 1}"
+    where = f"epoch {trainer.current_epoch}, batch {batches_begun(trainer) - 1}"
     path = Path(trainer.default_root_dir) / f"loss_step{trainer.global_step}_rank{trainer.global_rank}.pt"
-    dump = {
+    content = {
         "network": module.network.state_dict(),
-        "batch": _flat(batch),
-        "supervision": None if supervision is None else _flat(supervision),
-        "place": place,
+        "batch": _plain(batch),
+        "supervision": None if supervision is None else _plain(supervision),
+        "place": where,
     }
     with replacing(path) as unfinished:
-        torch.save(dump, unfinished)
+        torch.save(content, unfinished)
     rows = batch.index.tolist()
     shown = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
     raise InputError(
-        f"loss: {float(loss.detach())} at step {trainer.global_step} ({place}, process {trainer.global_rank}) on rows "
+        f"loss: {float(loss)} at step {trainer.global_step} ({where}, process {trainer.global_rank}) on rows "
         f"{shown}; weights, batch and soft labels are in {path}"
     )
 
 
-def _flat(values: Any) -> dict[str, Any]:
-    """A named tuple, nested ones included, as plain dicts of tensors, which load with ``weights_only``."""
+def _plain(values: Any) -> dict[str, Any]:
+    """Turn a named tuple, nested ones included, into plain dicts of tensors, which load with ``weights_only``."""
     return {
-        name: _flat(value) if hasattr(value, "_asdict") else value.detach() if isinstance(value, Tensor) else value
+        name: _plain(value) if isinstance(value, tuple) else value.detach() if isinstance(value, Tensor) else value
         for name, value in values._asdict().items()
     }

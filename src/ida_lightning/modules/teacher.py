@@ -1,9 +1,9 @@
-"""A teacher that training cannot touch."""
+"""A teacher that training cannot change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from ida_lightning.errors import InputError
 from ida_lightning.models import ImageInput, build_model, fingerprint, load_weights, pretrained_input, put_weights
-
-Precision = Literal["32", "bf16", "16"]
+from ida_lightning.modules.options import Teacher
 
 
 class FrozenTeacher:
@@ -24,13 +23,10 @@ class FrozenTeacher:
     put in train mode by ``module.train()``. The module that holds it moves it along with :meth:`move`.
 
     Args:
-        teacher: a timm name, or a module.
+        options: which network, with which weights and precision.
         num_classes: width its output must have.
         in_channels: channels of the images it will see.
         image_size: pixels of the images it will see.
-        checkpoint: its weights; None if ``teacher`` has them already.
-        args: further arguments of :func:`ida_lightning.models.build_model`.
-        precision: ``"32"``, ``"bf16"`` or ``"16"`` for its forward pass; None is that of the Trainer.
         compile_args: of ``torch.compile``; None for eager.
 
     Attributes:
@@ -40,33 +36,30 @@ class FrozenTeacher:
 
     def __init__(
         self,
-        teacher: str | nn.Module,
+        options: Teacher,
         num_classes: int,
         in_channels: int,
         image_size: int,
-        checkpoint: str | None,
-        args: dict[str, Any],
-        precision: Precision | None = None,
         compile_args: dict[str, Any] | None = None,
     ) -> None:
-        self.source = teacher
+        self.source = options.network
         self.num_classes = num_classes
         self.input_shape = (in_channels, image_size, image_size)
-        self.checkpoint = checkpoint
-        self.args = args
-        self.precision = precision
+        self.checkpoint = options.checkpoint
+        self.args = options.args or {}
+        self.precision = options.precision
         self.compile_args = compile_args
         self.network: nn.Module | None = None
         self.fingerprint: str | None = None
         self._adapt: tuple[Tensor, Tensor, int] | None = None  # factor, shift, size
 
     def prepare(self, class_names: list[str] | None, image_input: ImageInput | None = None) -> None:
-        """Build it, load its weights, freeze it, and try it on a blank image.
+        """Build the network, load its weights, freeze it, and try it on a blank image.
 
         Args:
             class_names: what the student's outputs stand for, if known; compared with what the weight file says.
-            image_input: what images the student gets, if known. If the teacher was trained on others (its weight
-                file or timm says so), its own are made of them, after mixing: the two see the same picture.
+            image_input: what images the student sees, if known. If the teacher was trained on others (its weight file
+                or timm says so), those are made from the student's, after mixing: the two see the same picture.
 
         Raises:
             InputError: for a named network without weights, weights that are missing, damaged or do not fit, and
@@ -86,7 +79,7 @@ class FrozenTeacher:
         self._adapt = _adaptation(trained_on, image_input)
         if self._adapt is not None:
             rank_zero_info(f"teacher: gets images of its own kind, {trained_on}, the student {image_input}")
-        self._try()
+        self._check_output()
         if self.compile_args is not None:
             network.compile(**self.compile_args)  # in place: names in the state dict stay
 
@@ -104,7 +97,7 @@ class FrozenTeacher:
                 f"{config.num_classes}; give a teacher_checkpoint that was trained on these classes"
             )
 
-    def _try(self) -> None:
+    def _check_output(self) -> None:
         like = next(self.network.parameters(), torch.zeros(1))  # type: ignore[union-attr]
         try:
             shape = tuple(self(like.new_zeros(1, *self.input_shape)).shape)
@@ -119,7 +112,7 @@ class FrozenTeacher:
             )
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Apply what ``nn.Module.to`` and its like apply to every tensor."""
+        """Apply ``fn``, which ``nn.Module.to`` and its like apply to every tensor."""
         if self.network is None:
             return
 
@@ -160,12 +153,12 @@ class FrozenTeacher:
             return cast(Tensor, network(images.float()))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
-        """Itself: nobody who copies the student wants a second teacher."""
+        """Return itself: copies of the student share the teacher."""
         return self
 
 
 def _adaptation(trained_on: ImageInput | None, given: ImageInput | None) -> tuple[Tensor, Tensor, int] | None:
-    """What turns the student's images into the teacher's: ``factor * images + shift``, and a size."""
+    """Return factor, shift and size that make the teacher's images, ``factor * images + shift``, of the student's."""
     if trained_on is None or trained_on == given:
         return None
     if given is None:
@@ -180,7 +173,8 @@ def _adaptation(trained_on: ImageInput | None, given: ImageInput | None) -> tupl
             f"gives {len(given.mean)}"
         )
     (old_mean, old_std), (new_mean, new_std) = (
-        (torch.tensor(each.mean)[:, None, None], torch.tensor(each.std)[:, None, None]) for each in (given, trained_on)
+        (torch.tensor(images.mean)[:, None, None], torch.tensor(images.std)[:, None, None])
+        for images in (given, trained_on)
     )
     return old_std / new_std, (old_mean - new_mean) / new_std, trained_on.size
 

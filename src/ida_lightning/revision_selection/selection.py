@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, kind_of, same_shape, share
 from ida_lightning.files import replacing
 from ida_lightning.revision_selection.influence import (
     curvature,
@@ -23,20 +23,21 @@ from ida_lightning.revision_selection.influence import (
     solve_gauss_newton,
     teaching_residuals,
 )
+from ida_lightning.supervision import Supervision
 
 Score = Literal["influence", "random", "teacher_loss", "violation"]
 
 # Of a data set that is not in memory.
-_LOOKED_AT = 16
+_SAMPLED_ITEMS = 16
 
 
-class Look(NamedTuple):
-    """What is seen of a batch of unmixed images; rows without finite logits are blank and say so.
+class HeadBatch(NamedTuple):
+    """What a classifier head is given and makes of a batch of unmixed images; rows without finite logits are blank.
 
     Attributes:
         labels: int64 ``(batch,)``.
         teacher_logits: ``(batch, classes)``.
-        logits: ``(batch, classes)``, of the network whose head is looked at.
+        logits: ``(batch, classes)``, of the network whose head is scored with.
         features: ``(batch, features)``, what that head is given; a column of ones at the end if it has a bias.
         finite: bool ``(batch,)``.
     """
@@ -48,7 +49,7 @@ class Look(NamedTuple):
     finite: Tensor
 
 
-Looks = Callable[[str, Sequence[int] | None], Iterator[Look]]
+HeadBatches = Callable[[str, Sequence[int] | None], Iterator[HeadBatch]]
 """From a split and row numbers (None for all, in order) to what is seen, batch by batch."""
 
 
@@ -66,7 +67,9 @@ class InfluenceScores(NamedTuple):
     steps: int
 
 
-def influence_scores(looks: Looks, rows: int, temperature: float, damping: float, hessian_rows: int) -> InfluenceScores:
+def influence_scores(
+    batches_of: HeadBatches, rows: int, temperature: float, damping: float, hessian_rows: int
+) -> InfluenceScores:
     """How much every training image's being taught by the teacher lowers the validation loss of a classifier head.
 
     See :func:`ida_lightning.revision_selection.influence.influence` for definition and sign. Three passes: over the
@@ -75,7 +78,7 @@ def influence_scores(looks: Looks, rows: int, temperature: float, damping: float
     these are all).
 
     Args:
-        looks: see :data:`Looks`.
+        batches_of: see :data:`HeadBatches`.
         rows: of the training split.
         temperature: of the distillation loss.
         damping: added to the Hessian's diagonal, as a share of its mean.
@@ -85,17 +88,17 @@ def influence_scores(looks: Looks, rows: int, temperature: float, damping: float
         InputError: if no row has finite logits.
     """
     gradient, count = None, 0
-    for look in looks("val", None):
-        found = label_residuals(look.logits.softmax(1), look.labels).T @ look.features  # blank rows add nothing
+    for batch in batches_of("val", None):
+        found = label_residuals(batch.logits.softmax(1), batch.labels).T @ batch.features  # blank rows add nothing
         gradient = found if gradient is None else gradient + found
-        count += int(look.finite.sum())
+        count += int(batch.finite.sum())
     if gradient is None or not count:
         raise InputError("teacher: expected finite logits on validation images, got none")
     used = min(rows, hessian_rows)
     sample = None if used == rows else [i * rows // used for i in range(used)]
-    kept = list(looks("train", sample))
-    features = torch.cat([look.features[look.finite] for look in kept])
-    probs = torch.cat([look.logits.softmax(1)[look.finite] for look in kept])
+    kept = list(batches_of("train", sample))
+    features = torch.cat([batch.features[batch.finite] for batch in kept])
+    probs = torch.cat([batch.logits.softmax(1)[batch.finite] for batch in kept])
     if not len(features):
         raise InputError(f"teacher: expected finite logits, got NaN or infinity in all {used} training images")
     # A saturated head has no curvature at all; scores are then the products of gradients, on any scale.
@@ -103,39 +106,39 @@ def influence_scores(looks: Looks, rows: int, temperature: float, damping: float
     solution = solve_gauss_newton(features, probs, gradient / count, damping * float(mean), tolerance=1e-6)
     parts = [
         torch.where(
-            look.finite,
+            batch.finite,
             influence(
                 solution.direction,
-                look.features,
-                teaching_residuals(look.logits, look.teacher_logits, look.labels, temperature),
+                batch.features,
+                teaching_residuals(batch.logits, batch.teacher_logits, batch.labels, temperature),
             ),
             -torch.inf,
         ).cpu()
-        for look in (kept if sample is None else looks("train", None))
+        for batch in (kept if sample is None else batches_of("train", None))
     ]
     return InfluenceScores(torch.cat(parts).float(), solution.residual, solution.steps)
 
 
-def teacher_scores(score: Literal["teacher_loss", "violation"], looks: Looks) -> Tensor:
+def teacher_scores(score: Literal["teacher_loss", "violation"], batches_of: HeadBatches) -> Tensor:
     """Scores that only ask how good the teacher is on a training image; high is good.
 
     Args:
         score: ``"teacher_loss"``: minus the teacher's cross-entropy with the ground truth; ``"violation"``: how far the
             probability of the image's class is above the largest other one, so minus the size of the violation where
             the order is broken. Both at temperature 1.
-        looks: see :data:`Looks`.
+        batches_of: see :data:`HeadBatches`.
 
     Returns:
         float32 ``(rows,)`` on the CPU; minus infinity for rows without finite logits.
     """
     parts = []
-    for look in looks("train", None):
+    for batch in batches_of("train", None):
         if score == "teacher_loss":
-            found = -F.cross_entropy(look.teacher_logits, look.labels, reduction="none")
+            found = -F.cross_entropy(batch.teacher_logits, batch.labels, reduction="none")
         else:
-            probs, own = look.teacher_logits.softmax(1), look.labels[:, None]
+            probs, own = batch.teacher_logits.softmax(1), batch.labels[:, None]
             found = (probs.gather(1, own) - probs.scatter(1, own, 0).amax(1, keepdim=True))[:, 0]
-        parts.append(torch.where(look.finite, found, -torch.inf).cpu())
+        parts.append(torch.where(batch.finite, found, -torch.inf).cpu())
     return torch.cat(parts).float()
 
 
@@ -150,40 +153,27 @@ def trusted_rows(scores: Tensor, fraction: float) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).index_fill_(0, chosen, True)
 
 
-def classifier_head(network: nn.Module, num_classes: int) -> nn.Linear:
-    """The linear layer that makes a network's logits.
+def teach_trusted_rows(supervision: Supervision, trusted: Tensor, transfer: float = 1.0) -> Supervision:
+    """Let the teacher teach the trusted rows only, and the ground truth the others.
+
+    Args:
+        supervision: of a batch.
+        trusted: bool ``(batch,)``.
+        transfer: share of an untrusted row's soft weight that goes over to its hard weight, from 0 to 1.
 
     Raises:
-        InputError: if it has none of that width.
+        InputError: for a share out of range, and a mask of another kind or length.
+
+    References:
+        Lan et al., arXiv 2404.03693 (DS).
     """
-    get: Any = getattr(network, "get_classifier", None)  # of timm's networks
-    head = None if get is None else get()
-    if not isinstance(head, nn.Linear):
-        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-        head = layers[-1] if layers else None
-    if head is None or head.out_features != num_classes:
-        raise InputError(
-            f"score: influence needs a network that ends in a linear layer for {num_classes} classes, got "
-            f"{type(network).__name__} without"
-        )
-    return head
-
-
-def head_input(head: nn.Linear, given: Tensor, logits: Tensor) -> Tensor:
-    """The features ``(batch, features)`` behind logits, with a column of ones for a bias.
-
-    Raises:
-        InputError: if the logits are not what the head makes of them.
-    """
-    if given.ndim != 2 or len(given) != len(logits):
-        raise InputError(f"score: influence needs a head that is given (batch, features), got {tuple(given.shape)}")
-    with torch.no_grad():
-        made = F.linear(given.to(head.weight.dtype), head.weight, head.bias).to(logits.dtype)
-    finite = torch.isfinite(logits)
-    off = float(torch.where(finite, made - logits, 0).abs().amax())
-    if off > 0.05 * (1 + float(torch.where(finite, logits, 0).abs().amax())):  # half types come this near
-        raise InputError("score: influence needs a network whose last linear layer makes its logits, got other logits")
-    return given if head.bias is None else torch.cat((given, torch.ones_like(given[:, :1])), 1)
+    share("transfer", transfer)
+    soft = supervision.soft_weight
+    if same_shape("trusted", trusted, "soft_weight", soft).dtype != torch.bool:
+        raise InputError(f"trusted: expected bool ({len(soft)},), got {kind_of(trusted)}")
+    return supervision._replace(
+        soft_weight=soft * trusted, hard_weight=supervision.hard_weight + transfer * soft * ~trusted
+    )
 
 
 def data_fingerprint(dataset: Any) -> str:
@@ -191,7 +181,7 @@ def data_fingerprint(dataset: Any) -> str:
     digest = hashlib.sha256(f"{type(dataset).__name__} {len(dataset)};".encode())
     tensors: list[Any] = [getattr(dataset, name, None) for name in ("images", "labels")]
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
-        count = min(_LOOKED_AT, len(dataset))
+        count = min(_SAMPLED_ITEMS, len(dataset))
         batch = dataset.__getitems__([i * len(dataset) // count for i in range(count)])
         tensors = [batch.inputs, batch.label_mix.labels]
     for tensor in tensors:

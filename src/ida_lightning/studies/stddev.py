@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ida_lightning.data import Augmentation, MixingDataModule
 from ida_lightning.errors import InputError
-from ida_lightning.methods.cutmix_pick import pick
 from ida_lightning.metrics import prediction_entropy
 from ida_lightning.metrics.running.stddev import TeacherStddev
 from ida_lightning.mixing import Mixing, mix_images
+from ida_lightning.picking import pick
 from ida_lightning.studies.audit.measure import fetch
 from ida_lightning.studies.audit.report import Measurement
 

@@ -20,26 +20,11 @@ from ida_lightning.mixing import Mixing
 from ida_lightning.models import build_model
 from ida_lightning.studies.audit.figure import draw
 from ida_lightning.studies.audit.verdict import least_accuracy, percent
-from tests.studies.audit.colours import ColoursDataModule, ConfusedTeacher
+from tests.helpers.audits import CONFIG, OUT, complaint_of, values_of
+from tests.helpers.colours import ColoursDataModule, ConfusedTeacher
+from tests.helpers.command_line import CONFIGS
 
-CONFIGS = Path(__file__).parents[3] / "configs"
-OUT = Path("outputs/audit")
 SPACES = ["softened", "probabilities", "logits"]
-CONFIG = """
-trainer:
-  accelerator: cpu
-  enable_progress_bar: false
-  callbacks: [{class_path: IsotonicSoftLabelCallback, init_args: {space: probabilities}}]
-model:
-  class_path: DistillationModule
-  init_args:
-    teacher: {class_path: tests.studies.audit.colours.%s}
-    student: no_such_network
-    temperature: 2.0
-data:
-  class_path: tests.studies.audit.colours.ColoursDataModule
-  init_args: {batch_size: 16, mixing: {kind: %s}}
-"""
 
 
 def audit(teacher, *more, mixing="cutmix"):
@@ -49,20 +34,7 @@ def audit(teacher, *more, mixing="cutmix"):
     return json.loads((OUT / "audit.json").read_text())
 
 
-def values_of(content, mixing, rows="all"):
-    found = [each for each in content["measurements"] if (each["mixing"], each["bin"]) == (mixing, rows)]
-    return {each["metric"]: each["value"] for each in found}
-
-
-def complaint_of(args, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(args)
-    assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
-
-
-def test_a_teacher_that_answers_the_mixed_label_needs_no_correction(capsys):
+def test_a_teacher_that_is_right_needs_no_correction(capsys):
     content = audit("RightTeacher", mixing="both")
     for mixing in ("clean", "mixup", "cutmix", "both"):
         values = values_of(content, mixing)
@@ -78,7 +50,7 @@ def test_a_teacher_that_answers_the_mixed_label_needs_no_correction(capsys):
     assert "Not worth it: on mixup/CutMix images" in capsys.readouterr().out
 
 
-def test_an_untrained_teacher_is_told_apart_and_rates_are_those_of_training():
+def test_an_untrained_teacher_is_recognised():
     network = build_model("test_resnet", num_classes=10, in_channels=1)
     save_file(network.state_dict(), "teacher.safetensors")
     common = [
@@ -285,7 +257,7 @@ def test_the_four_files_agree_and_the_page_needs_nothing_else(capsys):
     assert [path.name for path in Path("outputs").iterdir()] == ["audit"], "nothing was logged or trained"
 
 
-def test_the_picture_has_tau_and_coverage_of_clean_and_mixed_images(monkeypatch):
+def test_the_picture_has_tau_and_coverage(monkeypatch):
     drawn = []
     monkeypatch.setattr(
         "ida_lightning.studies.audit.trainer.draw", lambda *args: drawn.append(draw(*args)) or drawn[-1]

@@ -3,7 +3,7 @@
 import pytest
 
 from ida_lightning.studies.compare.cells import resolve
-from tests.test_cli import CONFIGS
+from tests.helpers.command_line import CONFIGS
 
 FIT = str(CONFIGS / "digits" / "kd_cutmix.yaml")
 
@@ -13,7 +13,7 @@ def callbacks(*parts):
     return [(callback["class_path"].rsplit(".", 1)[-1], callback.get("init_args", {})) for callback in listed]
 
 
-def test_a_list_of_callbacks_hands_nothing_on_to_the_one_that_takes_its_place():
+def test_a_replaced_callback_list_inherits_nothing():
     fit = callbacks()
     place = [name for name, _ in fit].index("IsotonicSoftLabelCallback")
     assert fit[place][1]["strength"] == 0

@@ -139,7 +139,7 @@ def rows_of(name):
         return list(csv.DictReader(file))
 
 
-def test_a_comparison_is_complete_and_a_finished_cell_never_runs_again(files, fits, capsys):
+def test_a_finished_cell_never_runs_again(files, fits, capsys):
     curves = {"mass": {"kd_aug": 0, "control": 0.5}}
     main(files(curves=curves))
     assert len(fits) == 1 + 6, "the teacher, and methods x seeds"
@@ -244,7 +244,7 @@ def test_methods_share_initial_weights_shuffling_and_draws(files):
     assert "Not the same initial weights" not in Path("out/summary.md").read_text()
 
 
-def test_a_failing_cell_is_reported_and_does_not_stop_the_others(files, fits, capsys):
+def test_a_failing_cell_does_not_stop_the_others(files, fits, capsys):
     methods = {"broken": with_callbacks("Explode"), "kd_aug": {}}
     for runs in (1 + 4, 1 + 4 + 2):
         with pytest.raises(SystemExit) as stop:
@@ -275,7 +275,7 @@ def test_a_run_that_is_killed_leaves_no_figures_and_starts_anew(files, fits, mon
     assert not (cell("killed", 0).parent / "weights").exists()
 
 
-def test_weights_stay_where_they_are_wanted_and_are_those_that_were_measured(files):
+def test_kept_weights_are_those_that_were_measured(files):
     main(files(methods={"kd_aug": {}}, seeds=[0], keep_weights=True))
     folder = cell("kd_aug", 0).parent
     figures = json.loads(cell("kd_aug", 0).read_text())

@@ -102,7 +102,7 @@ def test_the_text_names_what_is_missing(tmp_path):
     assert other_starts(results[:1]) == []
 
 
-def test_picture_has_a_point_for_every_difference_and_a_line_where_there_is_an_interval(tmp_path):
+def test_picture_has_every_difference_and_interval(tmp_path):
     results = [result(m, s, 0.5 + d * s) for m, d in (("kd", 0), ("ours", 0.01)) for s in range(3)]
     results.append(result("once", 0, 0.6))
     figure = plot_differences(results, settings(tmp_path, "kd", "ours", "once"))
@@ -114,7 +114,7 @@ def test_picture_has_a_point_for_every_difference_and_a_line_where_there_is_an_i
     assert data[1][0] == pytest.approx(1.0)
 
 
-def test_curves_have_a_point_for_every_method_at_its_number_and_an_interval(tmp_path):
+def test_curves_have_every_method_at_its_number(tmp_path):
     values = {"kd": (0.5, 0.6), "ours": (0.7, 0.9), "once": (0.8,)}
     results = [result(m, s, value) for m, found in values.items() for s, value in enumerate(found)]
     curves = {"strength": {"once": 0.5, "ours": 1.0, "kd": 0}, "share": {"kd": 0, "ours": 1}}
@@ -131,7 +131,7 @@ def test_curves_have_a_point_for_every_method_at_its_number_and_an_interval(tmp_
     assert figure.axes[3].lines[0].get_ydata() == pytest.approx([0.55, 0.8])
 
 
-def test_steps_are_timed_without_validation_and_the_first_of_a_stretch(monkeypatch):
+def test_steps_are_timed_without_validation_and_warm_up(monkeypatch):
     clock = iter([0.0, 3.0, 10.0, 14.0])  # a start and an end for each of two epochs
     monkeypatch.setattr("ida_lightning.studies.compare.run._now", lambda module: next(clock))
     timer = StepTimer()

@@ -43,8 +43,8 @@ class DigitsDataModule(MixingDataModule):
     std = (0.324,)
 
     def __init__(self, image_size: int = 32, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
         self.image_size = at_least("image_size", image_size, 8)  # as scanned
+        super().__init__(**kwargs)
 
     def load(self) -> dict[str, InMemoryImages]:
         """Read the digits out of the scikit-learn wheel."""

@@ -70,7 +70,6 @@ class FromDatasetsDataModule(MixingDataModule):
         in_memory: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != channels:
                 raise InputError(f"{name}: expected {channels} numbers, one a channel, got {len(values)}")
@@ -93,6 +92,7 @@ class FromDatasetsDataModule(MixingDataModule):
         self.in_memory = in_memory
         self._labels: Tensor | None = None
         self.class_names = list(class_names or self._names())
+        super().__init__(**kwargs)
 
     def _train_labels(self) -> Tensor:
         if self._labels is None:

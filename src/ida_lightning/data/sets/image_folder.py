@@ -61,18 +61,17 @@ class ImageFolderDataModule(MixingDataModule):
         num_workers: int = 8,
         **kwargs: Any,
     ) -> None:
+        self.image_size = at_least("image_size", image_size, 1)
+        self.mean = mean
+        self.std = std
         super().__init__(augmentation=augmentation, num_workers=num_workers, **kwargs)
-        at_least("image_size", image_size, 1)
         inner_share("val_share", val_share)
         inner_share("min_scale", min_scale)
         self.root = Path(root)
-        self.image_size = image_size
         self.train_folder = train_folder
         self.test_folder = test_folder
         self.val_share = val_share
         self.min_scale = min_scale
-        self.mean = mean
-        self.std = std
 
     @property
     def class_names(self) -> list[str]:  # type: ignore[override]

@@ -23,7 +23,13 @@ from ida_lightning.data import MixingDataModule
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 from ida_lightning.label_mix import LabelMix
-from ida_lightning.methods import DataSelectionCallback, IsotonicSoftLabelCallback, LabelRevisionCallback
+from ida_lightning.methods import (
+    AddedTermCallback,
+    AuthorsIsotonicCallback,
+    DataSelectionCallback,
+    IsotonicSoftLabelCallback,
+    LabelRevisionCallback,
+)
 from ida_lightning.models import ImageInput, load_weights, put_weights
 from ida_lightning.modules import DistillationModule
 from ida_lightning.revision_selection.revision import revise_soft_labels
@@ -154,8 +160,8 @@ class AuditTrainer(L.Trainer):
         if not found:
             return None
         selection = found[0]
-        about = {"score": selection.score, "fraction": selection.fraction, "network": selection.network}
-        if selection.score == "influence" and selection.network == "student":
+        about = {"score": selection.score, "fraction": selection.fraction, "network": selection.influence.network}
+        if selection.score == "influence" and selection.influence.network == "student":
             return about  # nobody has trained one
         scores = selection.scores(self, model, data)
         trusted = trusted_rows(scores, selection.fraction)
@@ -179,13 +185,13 @@ class AuditTrainer(L.Trainer):
         return lambda numbers: Tqdm(numbers, desc=what, unit="batch", disable=quiet, file=sys.stderr)
 
     def _report(self, model: DistillationModule, data: MixingDataModule, rows: dict[str, Rows]) -> Report:
-        isotonic = [callback for callback in self.callbacks if isinstance(callback, IsotonicSoftLabelCallback)]  # type: ignore[attr-defined]
+        correction, role = configured_correction(self.callbacks)  # type: ignore[attr-defined]
         configured = Configured(
             "clean" if data.mixing.kind == "none" else data.mixing.kind,
             data.mixing.probability,
-            isotonic[0].space if isotonic else "softened",
-            isotonic[0].strength if isotonic else None,
-            isotonic[0].role if isotonic else None,
+            "softened" if correction is None else correction.space,
+            None if correction is None else correction.strength,
+            role,
             model.temperature,
         )
         teacher, device = model.teacher, self.strategy.root_device
@@ -216,6 +222,18 @@ class AuditTrainer(L.Trainer):
             [found for name, table in rows.items() for found in summarise(name, table)],
             {name: worst_pairs(table, moved, data.class_names) for name, table in rows.items() if name in audited},
         )
+
+
+def configured_correction(callbacks: Iterable[L.Callback]) -> tuple[IsotonicSoftLabelCallback | None, str | None]:
+    """Return the first isotonic correction of a list, and whether it replaces the soft label or adds a term."""
+    for callback in callbacks:
+        if isinstance(callback, IsotonicSoftLabelCallback):
+            return callback, "replace"
+        if isinstance(callback, AddedTermCallback) and isinstance(callback.method, IsotonicSoftLabelCallback):
+            return callback.method, "add"
+        if isinstance(callback, AuthorsIsotonicCallback):
+            return IsotonicSoftLabelCallback(callback.solver, "logits"), "add"
+    return None, None
 
 
 def _write(report: Report, verdict: Verdict, folder: Path) -> None:

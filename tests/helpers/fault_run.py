@@ -20,7 +20,9 @@ from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.callbacks import ExportCallback
 from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.modules import DistillationModule
-from tests.conftest import BlobsDataModule, TinyNet, trainer
+from tests.helpers.data import BlobsDataModule
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 PATIENCE = 200  # seconds until a process that nobody ends gives up
 

@@ -1,0 +1,96 @@
+from .adapters import as_mixed_batch as as_mixed_batch
+from .augment import Augmentation as Augmentation
+from .callbacks import ExportCallback as ExportCallback
+from .callbacks import PanelCallback as PanelCallback
+from .callbacks import PredictionsCallback as PredictionsCallback
+from .callbacks import SpeedCallback as SpeedCallback
+from .data import CIFAR10DataModule as CIFAR10DataModule
+from .data import CIFAR100DataModule as CIFAR100DataModule
+from .data import DigitsDataModule as DigitsDataModule
+from .data import FashionMNISTDataModule as FashionMNISTDataModule
+from .data import FromDatasetsDataModule as FromDatasetsDataModule
+from .data import ImageFolderDataModule as ImageFolderDataModule
+from .data import MixingDataModule as MixingDataModule
+from .data import TinyImageNetDataModule as TinyImageNetDataModule
+from .errors import InputError as InputError
+from .isotonic import correct_soft_labels as correct_soft_labels
+from .isotonic import isotonic_regression_tree as isotonic_regression_tree
+from .isotonic import isotonic_soft_labels as isotonic_soft_labels
+from .isotonic import isotonic_softmax as isotonic_softmax
+from .label_mix import LabelMix as LabelMix
+from .label_mix import LabelOrder as LabelOrder
+from .losses import distillation_loss as distillation_loss
+from .losses import logit_loss as logit_loss
+from .losses import mixed_cross_entropy as mixed_cross_entropy
+from .losses import order_penalty as order_penalty
+from .losses import probability_loss as probability_loss
+from .methods import AddedTermCallback as AddedTermCallback
+from .methods import AuthorsIsotonicCallback as AuthorsIsotonicCallback
+from .methods import CutMixPickCallback as CutMixPickCallback
+from .methods import DataSelectionCallback as DataSelectionCallback
+from .methods import Influence as Influence
+from .methods import IsotonicSoftLabelCallback as IsotonicSoftLabelCallback
+from .methods import LabelRevisionCallback as LabelRevisionCallback
+from .methods import LossMethod as LossMethod
+from .methods import OrderPenaltyCallback as OrderPenaltyCallback
+from .methods import RevisionLossCallback as RevisionLossCallback
+from .methods import SmoothingControlCallback as SmoothingControlCallback
+from .methods import SupervisionMethod as SupervisionMethod
+from .methods import TeacherLabelCallback as TeacherLabelCallback
+from .metrics import OrderStatistics as OrderStatistics
+from .metrics import expected_calibration_error as expected_calibration_error
+from .metrics import fit_temperature as fit_temperature
+from .metrics import kl_divergence as kl_divergence
+from .metrics import moved_mass as moved_mass
+from .metrics import order_statistics as order_statistics
+from .metrics import prediction_agreement as prediction_agreement
+from .metrics import prediction_entropy as prediction_entropy
+from .metrics import violated_rows as violated_rows
+from .mixing import MixedBatch as MixedBatch
+from .mixing import Mixing as Mixing
+from .mixing import MixPlan as MixPlan
+from .mixing import draw_cutmix as draw_cutmix
+from .mixing import draw_mixup as draw_mixup
+from .mixing import draw_mosaic as draw_mosaic
+from .mixing import mix_images as mix_images
+from .mixing import mix_labels as mix_labels
+from .models import build_model as build_model
+from .models import load_weights as load_weights
+from .models import put_weights as put_weights
+from .modules import (
+    ClassificationModule as ClassificationModule,
+)
+from .modules import (
+    DistillationModule as DistillationModule,
+)
+from .modules import (
+    Loss as Loss,
+)
+from .modules import (
+    Optimisation as Optimisation,
+)
+from .modules import (
+    Student as Student,
+)
+from .modules import (
+    SupervisionHooks as SupervisionHooks,
+)
+from .modules import (
+    Teacher as Teacher,
+)
+from .picking import label_by_teacher as label_by_teacher
+from .picking import pick_rows as pick_rows
+from .picking import score_pool as score_pool
+from .picking import split_pool as split_pool
+from .revision_selection import revise_soft_labels as revise_soft_labels
+from .revision_selection import revision_label_loss as revision_label_loss
+from .revision_selection import revision_logit_loss as revision_logit_loss
+from .revision_selection import revision_probability_loss as revision_probability_loss
+from .revision_selection import teach_trusted_rows as teach_trusted_rows
+from .revision_selection import trusted_rows as trusted_rows
+from .supervision import Supervision as Supervision
+from .supervision import SupervisionHook as SupervisionHook
+from .supervision import add_soft_labels as add_soft_labels
+from .supervision import blend_soft_labels as blend_soft_labels
+
+__version__: str

@@ -1,0 +1,99 @@
+"""What this package asks of a data module, and what a run's data module answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import lightning as L
+from torch import Tensor
+
+from ida_lightning.lightning_internals import attached_datamodule
+from ida_lightning.models import ImageInput
+
+
+@runtime_checkable
+class DescribedData(Protocol):
+    """A data module that says of its images and labels all that this package may ask.
+
+    :class:`ida_lightning.data.MixingDataModule` is one. Any other data module trains too; what it does not say is
+    None in :class:`DataFacts`, and what needs it says so.
+
+    Attributes:
+        class_names: what the network's outputs stand for, in order.
+        mean: per channel, which was subtracted from pixel values from 0 to 1.
+        std: per channel, by which the result was divided.
+        image_size: height and width in pixels.
+        batch_size: rows per batch and process.
+        num_workers: processes that load.
+        pool: how many mixes of each image follow the clean ones in a training batch.
+        seed: of shuffling and all random draws.
+        splits: data sets of uint8 images by name: ``train``, ``val``, ``test``.
+    """
+
+    @property
+    def class_names(self) -> Sequence[str]: ...  # noqa: D102 (described above, as those that follow)
+    @property
+    def mean(self) -> Sequence[float]: ...  # noqa: D102
+    @property
+    def std(self) -> Sequence[float]: ...  # noqa: D102
+    @property
+    def image_size(self) -> int: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def num_workers(self) -> int: ...  # noqa: D102
+    @property
+    def pool(self) -> int: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def splits(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return float images with zero mean and unit variance from uint8 ones."""
+
+    def denormalise(self, images: Tensor) -> Tensor:
+        """Return pixel values from 0 to 1 from normalised images."""
+
+
+class DataFacts(NamedTuple):
+    """What a data module says, member by member of :class:`DescribedData`; None for what is unknown.
+
+    Example:
+        >>> class Data(L.LightningDataModule):
+        ...     class_names, batch_size = ("cat", "dog"), 16
+        >>> facts = facts_from(Data())
+        >>> facts.class_names, facts.batch_size, facts.pool, facts.image_input
+        (['cat', 'dog'], 16, None, None)
+    """
+
+    class_names: list[str] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+    num_workers: int | None = None
+    pool: int | None = None
+    seed: int | None = None
+    splits: Mapping[str, Any] | None = None
+    normalise: Callable[[Tensor], Tensor] | None = None
+    denormalise: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def image_input(self) -> ImageInput | None:
+        """What images a network sees, or None unless mean, standard deviation and size are all known."""
+        if self.mean is None or self.std is None or self.image_size is None:
+            return None
+        return ImageInput(tuple(self.mean), tuple(self.std), int(self.image_size))
+
+
+def facts_from(data: object) -> DataFacts:
+    """Read what a data module says; anything else, None included, says nothing."""
+    facts = DataFacts(**{name: getattr(data, name, None) for name in DataFacts._fields})
+    return facts._replace(class_names=None if facts.class_names is None else list(facts.class_names))
+
+
+def facts_of(trainer: L.Trainer | None) -> DataFacts:
+    """Read what the data module of a Trainer says; without a Trainer, or with loaders, nothing is known."""
+    return facts_from(None if trainer is None else attached_datamodule(trainer))

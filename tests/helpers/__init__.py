@@ -1,0 +1,1 @@
+"""What several test files use. Nothing here is a test."""

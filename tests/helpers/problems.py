@@ -1,0 +1,73 @@
+"""Random correction problems, and references that solve them in other ways."""
+
+from typing import get_args
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from scipy.optimize import isotonic_regression, minimize
+
+from ida_lightning import LabelMix
+from ida_lightning.isotonic import Solver
+
+SOLVERS = [solver for solver in get_args(Solver) if solver != "auto"]
+
+
+def reference_scipy(row, hard):
+    """Sort by (rank, then value descending), run SciPy's PAV, undo the sort."""
+    sequence = sorted(range(len(row)), key=lambda c: (-hard[c], -row[c]))
+    solved = np.empty(len(row))
+    solved[sequence] = isotonic_regression(row[sequence], increasing=False).x
+    return solved
+
+
+def reference_optimiser(row, hard):
+    """The problem as stated, every ordered pair a constraint, by a general solver that knows nothing of sorting."""
+    pairs = [(u, v) for u in range(len(row)) for v in range(len(row)) if hard[u] > hard[v]]
+    matrix = np.zeros((len(pairs), len(row)))
+    for i, (u, v) in enumerate(pairs):
+        matrix[i, u], matrix[i, v] = 1, -1
+    constraint = {"type": "ineq", "fun": lambda m: matrix @ m, "jac": lambda m: matrix}
+    start = np.full(len(row), row.mean())
+    found = minimize(
+        lambda m: ((m - row) ** 2).sum(),
+        start,
+        jac=lambda m: 2 * (m - row),
+        constraints=[constraint],
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 500},
+    )
+    assert found.success, found.message
+    return found.x
+
+
+@st.composite
+def problems(draw, max_classes=40, max_k=4):
+    """Rows of different sharpness with a mix of up to ``max_k`` classes; repeats and exact ties are common."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    classes, k, rows = draw(st.integers(1, max_classes)), draw(st.integers(1, max_k)), draw(st.integers(1, 4))
+    values = rng.dirichlet(np.full(classes, draw(st.sampled_from([0.05, 0.3, 1.0, 20.0]))), rows)
+    if draw(st.booleans()):  # exact ties among the values too
+        values = np.round(values, 2)
+    shares = rng.choice([0, 1, 1, 2, 3], (rows, k)).astype(float)
+    shares[:, 0] += shares.sum(1) == 0
+    mix = LabelMix(
+        torch.tensor(rng.integers(0, classes, (rows, k))), torch.tensor(shares / shares.sum(1, keepdims=True))
+    )
+    return torch.tensor(values), mix
+
+
+def exact_as(values, solver):
+    """In the most exact type that the solver takes."""
+    return values.float() if solver == "triton" and values.dtype == torch.float64 else values
+
+
+def random_rows(rows, classes, generator=0, dtype=torch.float32):
+    logits = torch.randn(rows, classes, generator=torch.Generator().manual_seed(generator), dtype=torch.float64)
+    rng = np.random.default_rng(generator)
+    mix = LabelMix.pair(
+        torch.tensor(rng.integers(0, classes, rows)),
+        torch.tensor(rng.integers(0, classes, rows)),
+        torch.tensor(rng.random(rows)),
+    )
+    return (3 * logits).softmax(1).to(dtype), mix
