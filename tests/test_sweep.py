@@ -21,11 +21,13 @@ from ida_lightning.mixing import MixedBatch, MixPlan, draw_cutmix
 from ida_lightning.models import build_model, eval_mode, fingerprint, load_weights, pretrained_input, put_weights
 from ida_lightning.models.weights import Weights
 from ida_lightning.plots import plot_corrections
+from ida_lightning.supervision import Supervision
 
 BATCH, CLASSES = 3, 5
-ROOMS = ("adapters", "errors", "isotonic", "label_mix", "losses", "metrics", "mixing", "revision_selection")
+ROOMS = ("adapters", "errors", "isotonic", "label_mix", "losses", "metrics", "mixing", "picking", "revision_selection")
+ROOMS += ("supervision",)
 # Plain tuples of tensors that collating and transfer build; whoever takes them checks them. And the error itself.
-UNCHECKED = {LabelMix, LabelOrder, MixedBatch, MixPlan, ida_lightning.OrderStatistics, InputError}
+UNCHECKED = {LabelMix, LabelOrder, MixedBatch, MixPlan, Supervision, ida_lightning.OrderStatistics, InputError}
 
 nan, inf = float("nan"), float("inf")
 WORDS: list[Any] = ["text", b"bytes", object(), {}, [], [[0.5]], 1j, {"a"}, print]
@@ -55,6 +57,8 @@ IMAGES = torch.rand(BATCH, 3, 8, 8)
 RNG = np.random.default_rng(0)
 PLAN = draw_cutmix(BATCH, (8, 8), np.random.default_rng(0))
 NETWORK = nn.Linear(2, 3)
+ONES = torch.ones(BATCH)
+SUPERVISION = Supervision(IMAGES, MIX, torch.arange(BATCH), LOGITS, PROBS, ONES, ONES, 2.0, torch.arange(BATCH) > 0)
 
 # Tensors of the wrong kind for an argument that must be floating point (batch, classes).
 NOT_MATRICES: list[Any] = [
@@ -143,6 +147,7 @@ TEMPERATURE = [*NOT_NUMBERS, 0, -1.0]
 SIZES = [None, *WORDS, 8, (8,), (8, 8, 8), (0, 8), (8, -1), (8, 1.5), ("8", 8), torch.tensor([8, 8])]
 RNGS = [None, *WORDS, 0, np.random, torch.Generator()]
 DRAW = {"rng": RNGS, "alpha": TEMPERATURE, "per_sample": NOT_FLAGS, "distinct": NOT_FLAGS, "batch": NOT_INTS}
+NOT_SUPERVISIONS = [*NOT_TENSORS, tuple(SUPERVISION), SUPERVISION._replace(mixed=None)]
 NOT_NETWORKS = [*NOT_TENSORS, "resnet18", nn.Linear]
 BROKEN = {"values": [*NOT_MATRICES, PROBS[:2], changed(PROBS, nan)], "label_mix": [*NOT_MIXES, *OTHER_LABELS]}
 SOLVING = {"values": [*BROKEN["values"], changed(PROBS, inf)], "label_mix": [*BROKEN["label_mix"], *NOT_WEIGHTS]}
@@ -347,6 +352,68 @@ ENTRIES = [
             "which": NOT_CHOICES,
             "temperature": TEMPERATURE,
             "space": NOT_CHOICES,
+        },
+    ),
+    Entry(
+        ida_lightning.blend_soft_labels,
+        {"soft_labels": PROBS, "corrected": PROBS, "strength": 0.5},
+        {
+            "soft_labels": NOT_MATRICES,
+            "corrected": [*NOT_MATRICES, *NOT_BESIDE],
+            "strength": [*NOT_NUMBERS, -0.1, 1.1],
+        },
+    ),
+    Entry(
+        ida_lightning.add_soft_labels,
+        {"supervision": SUPERVISION, "soft_labels": PROBS, "weight": 2.0},
+        {
+            "supervision": NOT_SUPERVISIONS[:-1],
+            "soft_labels": [*NOT_MATRICES, *NOT_BESIDE],
+            "weight": [*NOT_NUMBERS, -1],
+        },
+    ),
+    Entry(ida_lightning.label_by_teacher, {"supervision": SUPERVISION}, {"supervision": NOT_SUPERVISIONS}),
+    Entry(
+        ida_lightning.pick_rows,
+        {"supervision": SUPERVISION, "scores": PROBS[:, 0], "ratio": 0.5},
+        {
+            "supervision": NOT_SUPERVISIONS,
+            "scores": [*NOT_TENSORS, LABELS, PROBS, PROBS[:2, 0], PROBS[:, 0].to("meta")],
+            "ratio": [*NOT_NUMBERS, 0, 1.1],
+        },
+    ),
+    Entry(ida_lightning.split_pool, {"supervision": SUPERVISION}, {"supervision": NOT_SUPERVISIONS}),
+    Entry(
+        ida_lightning.score_pool,
+        {"criterion": "dissimilarity", "supervision": SUPERVISION, "clean": LABELS[:1], "pool": torch.tensor([1, 2])},
+        {
+            "criterion": [*NOT_CHOICES, "kl", "student_entropy"],
+            "supervision": [*NOT_TENSORS, tuple(SUPERVISION)],
+            "clean": [*NOT_TENSORS, PROBS[0], torch.tensor([9])],
+            "pool": [*NOT_TENSORS, PROBS[0], torch.tensor([9])],
+        },
+    ),
+    *(
+        Entry(loss, {"student_logits": LOGITS, "supervision": SUPERVISION}, {**wrong, **weight})
+        for wrong in [{"student_logits": NOT_MATRICES, "supervision": [*NOT_TENSORS, tuple(SUPERVISION)]}]
+        for loss, weight in (
+            (ida_lightning.revision_label_loss, {}),
+            (ida_lightning.revision_logit_loss, {"weight": [*NOT_NUMBERS, -1]}),
+            (ida_lightning.revision_probability_loss, {"weight": [*NOT_NUMBERS, -1]}),
+        )
+    ),
+    Entry(
+        ida_lightning.trusted_rows,
+        {"scores": PROBS[:, 0], "fraction": 0.5},
+        {"scores": [*NOT_TENSORS, LABELS, PROBS], "fraction": [*NOT_NUMBERS, -0.1, 1.1]},
+    ),
+    Entry(
+        ida_lightning.teach_trusted_rows,
+        {"supervision": SUPERVISION, "trusted": LABELS > 0, "transfer": 1.0},
+        {
+            "supervision": [*NOT_TENSORS, tuple(SUPERVISION)],
+            "trusted": [*NOT_TENSORS, LABELS, LABELS[:2] > 0, (LABELS > 0).to("meta")],
+            "transfer": [*NOT_NUMBERS, -0.1, 1.1],
         },
     ),
     Entry(

@@ -150,12 +150,19 @@ def float_matrix(name: str, value: object, columns: str = "classes") -> Tensor:
 
 
 def same_shape(name: str, value: object, other_name: str, other: Tensor) -> Tensor:
-    """Return ``value``, which must be a floating point tensor of the shape and on the device of ``other``."""
+    """Return ``value``, which must be a tensor of the shape and on the device of ``other``."""
     tensor = is_tensor(name, value)
-    if tensor.shape != other.shape or not tensor.is_floating_point():
-        expected = f"floating point of the shape of {other_name}, {tuple(other.shape)}"
-        raise InputError(f"{name}: expected {expected}, got {kind_of(tensor)}")
+    if tensor.shape != other.shape:
+        raise InputError(f"{name}: expected the shape of {other_name}, {tuple(other.shape)}, got {kind_of(tensor)}")
     return same_device(name, tensor, other_name, other)
+
+
+def floats_like(name: str, value: object, other_name: str, other: Tensor) -> Tensor:
+    """Return ``value``, which must be a floating point tensor of the shape and on the device of ``other``."""
+    tensor = same_shape(name, value, other_name, other)
+    if not tensor.is_floating_point():
+        raise InputError(f"{name}: expected floating point {tuple(other.shape)}, got {kind_of(tensor)}")
+    return tensor
 
 
 def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> Tensor:
@@ -228,6 +235,14 @@ def not_nan(name: str, values: Tensor) -> Tensor:
     if can_look(values) and math.isnan(float(values.detach().sum())) and bool(values.isnan().any()):
         raise InputError(f"{name}: expected numbers, got NaN in {int(values.isnan().any(-1).sum())} rows")
     return values
+
+
+def float_vector(name: str, value: object) -> Tensor:
+    """Return ``value``, which must be floating point ``(rows,)``."""
+    tensor = is_tensor(name, value, "floating point (rows,)")
+    if not tensor.is_floating_point() or tensor.ndim != 1:
+        raise InputError(f"{name}: expected floating point (rows,), got {kind_of(tensor)}")
+    return tensor
 
 
 def int_vector(name: str, value: object, rows: int | None = None) -> Tensor:

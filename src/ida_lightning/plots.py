@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ida_lightning.errors import InputError, at_least, float_matrix, is_tensor, kind_of, same_shape
+from ida_lightning.errors import InputError, at_least, float_matrix, floats_like, is_tensor, kind_of
 from ida_lightning.label_mix import LabelMix, check_label_mix
 
 _HARD, _TEACHER, _CORRECTED = "#c8c8c8", "#d1495b", "#00798c"
@@ -44,7 +44,7 @@ def plot_corrections(
         InputError: for tensors that do not fit each other, or a name too few.
     """
     float_matrix("soft_labels", soft_labels)
-    same_shape("corrected", corrected, "soft_labels", soft_labels)
+    floats_like("corrected", corrected, "soft_labels", soft_labels)
     check_label_mix(label_mix, soft_labels, "soft_labels")
     expected = f"({len(soft_labels)}, 1 or 3, height, width)"
     is_tensor("images", images, expected)

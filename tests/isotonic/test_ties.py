@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ida_lightning import LabelMix, isotonic_soft_labels, order_penalty, order_statistics, violated_rows
 from ida_lightning.isotonic import isotonic_vjp
-from tests.isotonic.test_isotonic import SOLVERS, exact_as
+from tests.helpers.problems import SOLVERS, exact_as
 
 CLASSES = 7
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import same_shape
+from ida_lightning.errors import floats_like
 from ida_lightning.label_mix import LabelMix, check_label_mix
 
 
@@ -37,8 +37,8 @@ def isotonic_vjp(grad: Tensor, values: Tensor, corrected: Tensor, label_mix: Lab
         tensor([[1., 1., 1., 5.]])
     """
     check_label_mix(label_mix, values, "values")
-    same_shape("corrected", corrected, "values", values)
-    same_shape("grad", grad, "values", values)
+    floats_like("corrected", corrected, "values", values)
+    floats_like("grad", grad, "values", values)
     order = label_mix.order()
     labels, present = order.labels, order.present
     own, solved, own_grad = (rows.gather(1, labels) for rows in (values, corrected, grad))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ida_lightning.errors import float_matrix, positive, probabilities, same_shape
+from ida_lightning.errors import float_matrix, floats_like, positive, probabilities
 
 # Above this temperature T^2 makes the rounding of float32 visible: at T = 100 it is a thousandth already.
 _FLOAT32_UP_TO = 10.0
@@ -35,7 +35,7 @@ def distillation_loss(student_logits: Tensor, soft_labels: Tensor, temperature: 
         tensor([2.7726])
     """
     float_matrix("student_logits", student_logits)
-    same_shape("soft_labels", soft_labels, "student_logits", student_logits)
+    floats_like("soft_labels", soft_labels, "student_logits", student_logits)
     probabilities("soft_labels", soft_labels)
     positive("temperature", temperature)
     dtype = torch.promote_types(student_logits.dtype, torch.float32)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import float_matrix, positive, probabilities, same_shape
+from ida_lightning.errors import float_matrix, floats_like, positive, probabilities
 
 
 def logit_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def logit_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         tensor([2.])
     """
     float_matrix("student_logits", student_logits)
-    same_shape("teacher_logits", teacher_logits, "student_logits", student_logits)
+    floats_like("teacher_logits", teacher_logits, "student_logits", student_logits)
     dtype = torch.promote_types(student_logits.dtype, torch.float32)
     return (student_logits.to(dtype) - teacher_logits.to(dtype)).square().mean(1)
 
@@ -50,7 +50,7 @@ def probability_loss(student_logits: Tensor, soft_labels: Tensor, temperature: f
         tensor([0.2500])
     """
     float_matrix("student_logits", student_logits)
-    same_shape("soft_labels", soft_labels, "student_logits", student_logits)
+    floats_like("soft_labels", soft_labels, "student_logits", student_logits)
     probabilities("soft_labels", soft_labels)
     positive("temperature", temperature)
     dtype = torch.promote_types(student_logits.dtype, torch.float32)

@@ -9,8 +9,8 @@ from ida_lightning.errors import (
     InputError,
     can_look,
     float_matrix,
+    floats_like,
     not_nan,
-    same_shape,
     sum_tolerance,
     sums_of_one,
 )
@@ -34,7 +34,7 @@ def moved_mass(before: Tensor, after: Tensor) -> Tensor:
         tensor([0.3000])
     """
     float_matrix("before", before)
-    same_shape("after", after, "before", before)
+    floats_like("after", after, "before", before)
     for name, rows in (("before", before), ("after", after)):
         if can_look(rows):
             sums_of_one(name, rows, least_tolerance=0.01)
@@ -63,7 +63,7 @@ def kl_divergence(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
         tensor([0.1438])
     """
     _log_probabilities("log_probs", log_probs)
-    same_shape("reference_log_probs", reference_log_probs, "log_probs", log_probs)
+    floats_like("reference_log_probs", reference_log_probs, "log_probs", log_probs)
     _log_probabilities("reference_log_probs", reference_log_probs)
     both_double = log_probs.dtype == reference_log_probs.dtype == torch.float64
     dtype = torch.float64 if both_double else torch.float32
@@ -132,7 +132,7 @@ def prediction_agreement(student_logits: Tensor, teacher_logits: Tensor) -> Agre
         Stanton et al., Does Knowledge Distillation Really Work?, NeurIPS 2021, arXiv 2106.05945.
     """
     float_matrix("student_logits", student_logits)
-    same_shape("teacher_logits", teacher_logits, "student_logits", student_logits)
+    floats_like("teacher_logits", teacher_logits, "student_logits", student_logits)
     same = student_logits.argmax(1) == teacher_logits.argmax(1)
     student, teacher = (
         logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
