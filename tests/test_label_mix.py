@@ -177,7 +177,7 @@ def test_from_taxonomy_ranks_class_siblings_and_rest():
 def test_dense_and_taxonomy_inputs_that_do_not_fit_are_named():
     with pytest.raises(InputError, match=r"hard: expected floating point \(batch, classes\), got int64 \(2,\)"):
         LabelMix.from_dense(torch.tensor([1, 2]))
-    with pytest.raises(InputError, match=r"k: expected 1 \.\.\. 3, the number of classes, got 4"):
-        LabelMix.from_dense(torch.rand(2, 3), k=4)
+    with pytest.raises(InputError, match=r"k: expected a whole number from 1 to 3, got 4"):
+        LabelMix.from_dense(torch.full((2, 3), 1 / 3), k=4)
     with pytest.raises(InputError, match=r"superclass: expected int64 \(classes,\), got float32 \(3,\)"):
         LabelMix.from_taxonomy(torch.tensor([1]), torch.rand(3))

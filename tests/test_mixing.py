@@ -337,8 +337,8 @@ def test_no_mixing():
     ("options", "message"),
     [
         ({"kind": "cutout"}, "kind: expected one of none, mixup, cutmix, mosaic, both, got 'cutout'"),
-        ({"probability": 1.1}, "probability: expected a probability from 0 to 1, got 1.1"),
-        ({"cutmix_share": -0.1}, "cutmix_share: expected a probability from 0 to 1, got -0.1"),
+        ({"probability": 1.1}, "probability: expected a number from 0 to 1, got 1.1"),
+        ({"cutmix_share": -0.1}, "cutmix_share: expected a number from 0 to 1, got -0.1"),
         ({"alpha": 0}, "alpha: expected a number > 0, got 0"),
         ({"alpha": float("nan")}, "alpha: expected a number > 0, got nan"),
         ({"alpha": float("inf")}, "alpha: expected a number > 0, got inf"),

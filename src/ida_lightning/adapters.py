@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError, kind_of
+from ida_lightning.errors import InputError, at_least, can_look, kind_of, labels_in_range, shares
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing import MixedBatch
 
 
 def as_mixed_batch(batch: object, num_classes: int | None = None, smoothing: float | None = None) -> MixedBatch:
-    """The :class:`MixedBatch` that a batch of somebody else's pipeline amounts to, on the same device.
+    """Convert a batch of somebody else's pipeline to a :class:`MixedBatch` on the same device.
 
     Args:
         batch: a MixedBatch, which comes back as it is; ``(images, targets)``; or a dict with ``image``, ``images`` or
             ``pixel_values`` and ``label`` or ``labels``. Targets are labels, int64 ``(batch,)``, or class weights,
             float ``(batch, classes)``, such as torchvision's ``v2.MixUp`` or timm's ``Mixup`` return.
-        num_classes: how many classes there are class weights for; None takes any number.
+        num_classes: how many classes there are; None takes any number.
         smoothing: of the class weights, see :meth:`LabelMix.from_dense`.
 
     Raises:
-        InputError: for anything else.
+        InputError: for anything else and, on the CPU, for labels out of range and class weights that are no shares.
 
     Example:
         >>> as_mixed_batch([torch.rand(1, 3, 8, 8), torch.tensor([[0.25, 0.0, 0.75]])]).label_mix
@@ -32,12 +32,14 @@ def as_mixed_batch(batch: object, num_classes: int | None = None, smoothing: flo
     """
     if isinstance(batch, MixedBatch):
         return batch
+    if num_classes is not None:
+        at_least("num_classes", num_classes, 1)
     pair: list[Any] = list(batch) if isinstance(batch, (tuple, list, Mapping)) else []
-    parts = pair
+    fields = pair
     if isinstance(batch, Mapping):
         pair = [batch[name] for name in ("image", "images", "pixel_values", "label", "labels") if name in batch]
-    if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
-        kinds = (kind_of(part) if isinstance(part, Tensor) else repr(part)[:40] for part in parts)
+    if len(pair) != 2 or not all(isinstance(field, Tensor) for field in pair):
+        kinds = (kind_of(field) if isinstance(field, Tensor) else repr(field)[:40] for field in fields)
         came = " of ".join(filter(None, (type(batch).__name__, ", ".join(kinds))))
         raise InputError(f"batch: expected a MixedBatch, (images, targets) or a dict with image and label, got {came}")
     images, targets = pair
@@ -45,9 +47,15 @@ def as_mixed_batch(batch: object, num_classes: int | None = None, smoothing: flo
         raise InputError(f"batch: expected images (batch, channels, height, width), got {kind_of(images)}")
     itself = torch.arange(len(images), device=images.device)
     dense = targets.is_floating_point() and targets.ndim == 2
+    if targets.device != images.device:
+        raise InputError(f"batch: expected targets on the device of the images, {images.device}, got {targets.device}")
     if targets.dtype == torch.int64 and targets.shape == itself.shape:
+        if can_look(targets):
+            labels_in_range("batch: labels", targets, num_classes or int(targets.amax().clamp_min(0)) + 1)
         mix = LabelMix.unmixed(targets)
     elif dense and len(targets) == len(images) and num_classes in (None, targets.shape[1]):
+        if can_look(targets):
+            shares("batch: class weights", targets)
         mix = LabelMix.from_dense(targets, smoothing=smoothing)
     else:
         wanted = f"int64 ({len(images)},) or float ({len(images)}, {num_classes or 'classes'})"

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ida_lightning.errors import InputError, kind_of
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -28,6 +30,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         >>> note.read_text()
         'done'
     """
+    if not isinstance(path, (str, Path)):
+        raise InputError(f"path: expected a path, got {kind_of(path)}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")

@@ -7,10 +7,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError, kind_of
+from ida_lightning.errors import (
+    InputError,
+    at_least,
+    can_look,
+    check_rows,
+    float_matrix,
+    int_vector,
+    is_a,
+    is_tensor,
+    kind_of,
+    labels_in_range,
+    same_device,
+    share_below_one,
+    share_of_rows,
+    shares,
+    whole_number,
+)
 
-# Weights reach us through float32 and through other people's arithmetic.
-_SUM_TOLERANCE = 1e-3
+
+def tie_tolerance(weights: Tensor) -> float:
+    """Return the difference up to which two class weights are a tie; see :class:`LabelOrder`."""
+    return 4 * torch.finfo(weights.dtype).eps
 
 
 class LabelOrder(NamedTuple):
@@ -19,12 +37,18 @@ class LabelOrder(NamedTuple):
     Repeated labels are merged, the heaviest class comes first, classes of equal weight follow each other by
     label, and entries without weight come last.
 
+    **The rule of ties**, for every solver, metric, loss and kernel of this package: going down the merged weights from
+    the heaviest, a class is tied with the one before it if it weighs less by at most 4 eps of the weights' dtype (5e-7
+    in float32), because 0.1 + 0.2 should weigh what 0.3 does. Ties chain: where a ties with b, and b with c, all three
+    are one group, also if a and c differ by more. Within a group the label orders nothing. A class is in the picture if
+    its weight is > 0, without tolerance. Differences are taken in float32, or in float64 for float64 weights.
+
     Attributes:
         labels: int64 ``(batch, k)``. Absent entries repeat the first label, so that gathering is always safe.
         weights: float ``(batch, k)``, descending; 0 where absent.
         present: bool ``(batch, k)``: the entry is a class of its own that has weight.
-        tied: bool ``(batch, k)``: the entry weighs as much as the one before it (up to rounding), so the order says
-            nothing between the two.
+        tied: bool ``(batch, k)``: the entry is in one group with the one before it, so the order says nothing between
+            the two.
     """
 
     labels: Tensor
@@ -33,7 +57,7 @@ class LabelOrder(NamedTuple):
     tied: Tensor
 
     def rank(self) -> Tensor:
-        """Number the groups of equal weight from the heaviest on: int64 ``(batch, k)``; tied classes share a number.
+        """Number the groups of tied classes from the heaviest on: int64 ``(batch, k)``.
 
         Absent entries have numbers too; look at ``present``.
         """
@@ -43,6 +67,11 @@ class LabelOrder(NamedTuple):
         """Tell which class lies above which: bool ``(batch, k, k)``, entry i weighs more than entry j, both present."""
         rank = self.rank()
         return (rank[:, :, None] < rank[:, None, :]) & self.present[:, None, :]
+
+    def levels(self, num_classes: int) -> Tensor:
+        """Return the order as a matrix: int64 ``(batch, num_classes)``, larger outranks smaller, 0 for the rest."""
+        level = (self.labels.shape[1] + 1 - self.rank()) * self.present
+        return level.new_zeros(len(level), num_classes).scatter_add_(1, self.labels, level)
 
 
 class LabelMix(NamedTuple):
@@ -71,23 +100,34 @@ class LabelMix(NamedTuple):
 
     @classmethod
     def unmixed(cls, labels: Tensor) -> LabelMix:
-        """Labels ``(batch,)`` of ordinary images: every row is one class with weight 1."""
+        """Make the mix of ordinary images from their labels ``(batch,)``: every row is one class with weight 1."""
+        int_vector("labels", labels)
         return cls(labels[:, None], torch.ones(len(labels), 1, device=labels.device))
 
     @classmethod
     def pair(cls, labels: Tensor, partner_labels: Tensor, weight: Tensor | float) -> LabelMix:
-        """Two labels ``(batch,)`` per row; ``weight``, a number or ``(batch,)``, is the share of ``labels``.
+        """Make the mix of two labels per row.
+
+        Args:
+            labels: int64 ``(batch,)``.
+            partner_labels: int64 ``(batch,)``.
+            weight: the share of ``labels``, from 0 to 1 (checked on the CPU): a number, or ``(batch,)``.
+
+        Raises:
+            InputError: for labels or weights that do not fit.
 
         Example:
             >>> LabelMix.pair(torch.tensor([3]), torch.tensor([1]), 0.25)
             LabelMix(labels=tensor([[3, 1]]), weights=tensor([[0.2500, 0.7500]]))
         """
-        own = torch.as_tensor(weight, dtype=torch.float32, device=labels.device).expand(len(labels))
-        return cls(torch.stack((labels, partner_labels), 1), torch.stack((own, 1 - own), 1))
+        int_vector("labels", labels)
+        same_device("partner_labels", int_vector("partner_labels", partner_labels, len(labels)), "labels", labels)
+        share = share_of_rows("weight", weight, labels)
+        return cls(torch.stack((labels, partner_labels), 1), torch.stack((share, 1 - share), 1))
 
     @classmethod
     def from_dense(cls, hard: Tensor, k: int | None = None, smoothing: float | None = None) -> LabelMix:
-        """The mix behind a matrix of class weights, such as the soft targets of torchvision's or timm's mixup.
+        """Find the mix behind a matrix of class weights, such as the soft targets of torchvision's or timm's mixup.
 
         A weight that a row gives to all its other classes too (label smoothing) is taken off: it ranks nothing.
         The order is right in any case. Whether the lowest weight is smoothing or the share of an image cannot be
@@ -100,92 +140,114 @@ class LabelMix(NamedTuple):
                 a row for such a part if several classes have it.
 
         Raises:
-            InputError: if ``hard`` is no floating point matrix, ``k`` is not from 1 to its width, or ``smoothing``
-                is not from 0 to below 1.
+            InputError: if ``hard`` is no floating point matrix or (checked on the CPU) its rows are no shares of 1,
+                ``k`` is not from 1 to its width, or ``smoothing`` is not from 0 to below 1.
 
         Example:
             >>> LabelMix.from_dense(torch.tensor([[0.05, 0.55, 0.35, 0.05]]))
             LabelMix(labels=tensor([[1, 2]]), weights=tensor([[0.6250, 0.3750]]))
         """
-        if not hard.is_floating_point() or hard.ndim != 2:
-            raise InputError(f"hard: expected floating point (batch, classes), got {kind_of(hard)}")
-        if smoothing is not None and not 0 <= smoothing < 1:
-            raise InputError(f"smoothing: expected a number from 0 to below 1, got {smoothing}")
+        classes = float_matrix("hard", hard).shape[1]
+        if smoothing is not None:
+            share_below_one("smoothing", smoothing)
+        if k is not None:
+            whole_number("k", k, 1, classes)
+        if can_look(hard):
+            shares("hard", hard)
         lowest, highest = hard.aminmax(dim=1, keepdim=True)
         if smoothing is None:
-            part = torch.where((hard == lowest).sum(1, keepdim=True) > 1, lowest, 0)
+            given_to_all = torch.where((hard == lowest).sum(1, keepdim=True) > 1, lowest, 0)
         else:
             # What the row itself has, if that is the part up to rounding, so that exactly nothing is left of it.
-            part = lowest.clamp(max=(1 + 16 * torch.finfo(hard.dtype).eps) * smoothing / max(1, hard.shape[1]))
-        hard = torch.where(highest > lowest, hard - part, hard)
+            given_to_all = lowest.clamp(max=(1 + 16 * torch.finfo(hard.dtype).eps) * smoothing / classes)
+        hard = torch.where(highest > lowest, hard - given_to_all, hard)
         if k is None:
             k = max(1, int((hard > 0).sum(1).amax())) if len(hard) else 1
-        if not 1 <= k <= hard.shape[1]:
-            raise InputError(f"k: expected 1 ... {hard.shape[1]}, the number of classes, got {k}")
         weights, labels = hard.topk(k, dim=1)
         return cls(labels, weights / weights.sum(1, keepdim=True))
 
     @classmethod
     def from_taxonomy(cls, labels: Tensor, superclass: Tensor) -> LabelMix:
-        """The order true class >= other classes of its superclass >= rest, for unmixed images.
+        """Make the order true class >= other classes of its superclass >= rest, for unmixed images.
 
         Args:
             labels: int64 ``(batch,)``.
             superclass: int64 ``(classes,)``, the superclass of every class (the 20 of CIFAR-100, for example).
 
         Raises:
-            InputError: if ``superclass`` is not one-dimensional int64.
+            InputError: if ``labels`` or ``superclass`` is not one-dimensional int64, or a label is out of range
+                (checked on the CPU).
 
         Example:
             >>> mix = LabelMix.from_taxonomy(torch.tensor([2]), torch.tensor([0, 1, 0, 0, 1]))
             >>> mix.dense(5)
             tensor([[0.2500, 0.0000, 0.5000, 0.2500, 0.0000]])
         """
-        if superclass.dtype != torch.int64 or superclass.ndim != 1:
+        int_vector("labels", labels)
+        if is_tensor("superclass", superclass).dtype != torch.int64 or superclass.ndim != 1 or not len(superclass):
             raise InputError(f"superclass: expected int64 (classes,), got {kind_of(superclass)}")
+        same_device("superclass", superclass, "labels", labels)
+        if can_look(labels):
+            labels_in_range("labels", labels, len(superclass))
         siblings = (superclass[:, None] == superclass[None, :]).float()
         # Twice the weight of each sibling; one more than the siblings, so that two classes are not a tie.
         hard = siblings + torch.eye(len(superclass), device=superclass.device)
         return cls.from_dense((hard / hard.sum(1, keepdim=True))[labels], int(siblings.sum(1).amax()))
 
     def order(self) -> LabelOrder:
-        """The canonical form. The only place that merges, ranks and ties; no host synchronisation."""
-        labels, weights = self
+        """Return the canonical form; nothing else merges, ranks and ties. The host does not wait for an accelerator."""
+        self.check_shape()
+        labels, dtype = self.labels, torch.promote_types(self.weights.dtype, torch.float32)
         # By label first, so that rows that mean the same come out the same.
         labels, by_label = labels.sort(dim=1, stable=True)
-        weights = weights.gather(1, by_label)
+        weights = self.weights.gather(1, by_label)
         same = labels[:, :, None] == labels[:, None, :]
-        merged = (same * weights[:, None, :]).sum(2)
+        # Sums of float32 are exact in float64, so a tie does not depend on the order of the entries.
+        exact = dtype if labels.device.type == "mps" else torch.float64
+        merged = (same * weights[:, None, :]).sum(2, dtype=exact).to(dtype)
         repeat = torch.zeros_like(labels, dtype=torch.bool)
         repeat[:, 1:] = labels[:, 1:] == labels[:, :-1]
         weights, by_weight = merged.masked_fill(repeat, 0).sort(dim=1, descending=True, stable=True)
         labels = labels.gather(1, by_weight)
         present = weights > 0
         tied = torch.zeros_like(present)
-        # Up to rounding: a class of 0.1 + 0.2 weighs what one of 0.3 does.
-        tied[:, 1:] = present[:, 1:] & (weights[:, :-1] - weights[:, 1:] <= 4 * torch.finfo(weights.dtype).eps)
+        tied[:, 1:] = present[:, 1:] & (weights[:, :-1] - weights[:, 1:] <= tie_tolerance(self.weights))
         return LabelOrder(torch.where(present, labels, labels[:, :1]), weights, present, tied)
 
     def canonical(self) -> LabelMix:
-        """The same mix, heaviest class first, repeats merged (their place is left with weight 0)."""
+        """Return the same mix, heaviest class first, repeats merged (their place is left with weight 0)."""
         order = self.order()
-        return LabelMix(order.labels, order.weights)
+        return LabelMix(order.labels, order.weights.to(self.weights.dtype))
 
     def dense(self, num_classes: int) -> Tensor:
-        """The hard-label matrix ``(batch, num_classes)``: class weights that sum to 1 per row."""
+        """Return the hard-label matrix ``(batch, num_classes)``: class weights that sum to 1 per row.
+
+        Raises:
+            InputError: for fields of the wrong kind and, on the CPU, for labels out of range.
+        """
+        self.check_shape()
+        at_least("num_classes", num_classes, 1)
+        if can_look(self.labels):
+            labels_in_range("label_mix.labels", self.labels, num_classes)
         hard = self.weights.new_zeros(len(self.labels), num_classes)
         return hard.scatter_add_(1, self.labels, self.weights)
 
     def select(self, rows: Tensor) -> LabelMix:
-        """The rows named by an index or a boolean mask ``(batch,)``."""
+        """Return the rows named by an index or a boolean mask ``(batch,)``.
+
+        Raises:
+            InputError: for fields or ``rows`` of the wrong kind and, on the CPU, for an index that is no row.
+        """
+        self.check_shape()
+        check_rows("rows", rows, len(self.labels))
         return LabelMix(self.labels[rows], self.weights[rows])
 
     def check_shape(self) -> None:
         """Raise :class:`InputError` unless both fields are ``(batch, k)`` of the right kind. Free of cost."""
         labels, weights = self
-        if labels.dtype != torch.int64 or labels.ndim != 2 or labels.shape[1] == 0:
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 2 or labels.shape[1] == 0:
             raise InputError(f"label_mix.labels: expected int64 (batch, k) with k >= 1, got {kind_of(labels)}")
-        if not weights.is_floating_point() or weights.shape != labels.shape:
+        if not isinstance(weights, Tensor) or not weights.is_floating_point() or weights.shape != labels.shape:
             raise InputError(
                 f"label_mix.weights: expected floating point of the labels' shape {tuple(labels.shape)}, "
                 f"got {kind_of(weights)}"
@@ -202,11 +264,13 @@ class LabelMix(NamedTuple):
         """
         self.check_shape()
         rows = len(self.labels)
-        if not values.is_floating_point() or values.ndim != 2 or len(values) != rows:
+        if not isinstance(values, Tensor) or not values.is_floating_point() or values.ndim != 2 or len(values) != rows:
             raise InputError(
                 f"{name}: expected floating point (batch, classes) with the batch of {rows} of label_mix, "
                 f"got {kind_of(values)}"
             )
+        if values.shape[1] == 0:
+            raise InputError(f"{name}: expected at least one class, got {kind_of(values)}")
         if values.device != self.labels.device:
             raise InputError(f"label_mix: expected the device of {name}, {values.device}, got {self.labels.device}")
 
@@ -215,17 +279,22 @@ class LabelMix(NamedTuple):
 
         Looks at the values, so on an accelerator it waits for the device.
         """
-        labels, weights = self
-        if labels.numel() == 0:
-            return
-        low, high = (int(bound) for bound in labels.aminmax())
-        if low < 0 or high >= num_classes:
-            wrong_label = low if low < 0 else high
-            raise InputError(f"label_mix.labels: expected classes 0 ... {num_classes - 1}, got {wrong_label}")
-        lowest = float(weights.amin())
-        if not lowest >= 0:  # NaN is not >= 0 either
-            raise InputError(f"label_mix.weights: expected numbers >= 0, got {lowest:g}")
-        off = weights.sum(1) - 1
-        if not float(off.abs().amax()) <= _SUM_TOLERANCE:
-            wrong = float(off[off.abs().argmax()] + 1)
-            raise InputError(f"label_mix.weights: expected rows that sum to 1, got a row sum of {wrong:g}")
+        self.check_shape()
+        labels_in_range("label_mix.labels", self.labels, num_classes)
+        shares("label_mix.weights", self.weights)
+
+
+def check_label_mix(label_mix: LabelMix, values: Tensor, name: str) -> LabelMix:
+    """Return ``label_mix``, which must be a :class:`LabelMix` that describes ``values``, row for row.
+
+    On the CPU its labels must also be classes of ``values``, which are about to be gathered; see :func:`can_look`.
+
+    Args:
+        label_mix: what came as the argument of that name.
+        values: floating point ``(batch, classes)``.
+        name: the argument name of ``values``, for the message.
+    """
+    is_a("label_mix", label_mix, LabelMix).check_describes(values, name)
+    if can_look(label_mix.labels):
+        labels_in_range("label_mix.labels", label_mix.labels, values.shape[1])
+    return label_mix

@@ -7,7 +7,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError, one_of, positive, positive_share, same_shape
+from ida_lightning.errors import (
+    InputError,
+    check_rows,
+    float_vector,
+    floats_like,
+    is_a,
+    one_of,
+    positive,
+    positive_share,
+)
 from ida_lightning.isotonic import isotonic_soft_labels
 from ida_lightning.metrics import kl_divergence, moved_mass, prediction_entropy
 from ida_lightning.supervision import Supervision
@@ -56,6 +65,7 @@ def pick(scores: Tensor, ratio: float) -> Tensor:
         tensor([2, 3])
     """
     positive_share("ratio", ratio)
+    float_vector("scores", scores)
     if not len(scores):
         return torch.zeros(0, dtype=torch.int64, device=scores.device)
     keep = max(1, round(ratio * len(scores)))
@@ -99,6 +109,9 @@ def score_pool(
         InputError: for an unknown criterion, no clean rows to be dissimilar to, and student logits that are missing.
     """  # noqa: D205
     one_of("criterion", criterion, get_args(Criterion))
+    is_a("supervision", supervision, Supervision)
+    for name, rows in (("clean", clean), ("pool", pool)):
+        check_rows(name, rows, len(supervision.soft_labels))
     teacher_logits, temperature = supervision.teacher_logits, positive("temperature", supervision.temperature)
     if criterion == "teacher_entropy":
         return prediction_entropy(teacher_logits[pool])
@@ -159,7 +172,8 @@ def pick_rows(supervision: Supervision, scores: Tensor, ratio: float = 0.5) -> S
     References:
         Wang et al., NeurIPS 2022, arXiv 2012.02909.
     """
-    same_shape("scores", scores, "supervision.soft_weight", supervision.soft_weight)
+    is_a("supervision", supervision, Supervision)
+    floats_like("scores", scores, "supervision.soft_weight", supervision.soft_weight)
     clean, pool = split_pool(supervision)
     if not len(pool):
         return supervision
@@ -168,6 +182,7 @@ def pick_rows(supervision: Supervision, scores: Tensor, ratio: float = 0.5) -> S
 
 
 def _mixed(supervision: Supervision) -> Tensor:
+    is_a("supervision", supervision, Supervision)
     if supervision.mixed is None:
         raise InputError("supervision: expected one that says which rows were mixed, got mixed=None")
     return supervision.mixed

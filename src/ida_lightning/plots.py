@@ -1,4 +1,4 @@
-"""Pictures of what a correction does."""
+"""Figures of what a correction does to soft labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ida_lightning.label_mix import LabelMix
+from ida_lightning.errors import InputError, at_least, float_matrix, floats_like, is_tensor, kind_of
+from ida_lightning.label_mix import LabelMix, check_label_mix
 
 _HARD, _TEACHER, _CORRECTED = "#c8c8c8", "#d1495b", "#00798c"
 _LINE, _NAME, _PARTS = 34, 18, 4  # letters of a title's line and of a class name, classes that a title counts up
@@ -24,7 +25,7 @@ def plot_corrections(
     title: str,
     others: int | None = None,
 ) -> Figure:
-    """Show mixed images above their hard label, the teacher's soft label and the corrected one.
+    """Draw mixed images above their hard label, the teacher's soft label and the corrected one.
 
     Args:
         images: pixel values from 0 to 1, ``(rows, channels, height, width)`` with 1 or 3 channels.
@@ -38,7 +39,23 @@ def plot_corrections(
 
     Returns:
         The figure; the caller saves it.
+
+    Raises:
+        InputError: for tensors that do not fit each other, or a name too few.
     """
+    float_matrix("soft_labels", soft_labels)
+    floats_like("corrected", corrected, "soft_labels", soft_labels)
+    check_label_mix(label_mix, soft_labels, "soft_labels")
+    expected = f"({len(soft_labels)}, 1 or 3, height, width)"
+    is_tensor("images", images, expected)
+    if images.ndim != 4 or len(images) != len(soft_labels) or images.shape[1] not in (1, 3):
+        raise InputError(f"images: expected {expected}, got {kind_of(images)}")
+    if not isinstance(class_names, Sequence) or len(class_names) != soft_labels.shape[1]:
+        raise InputError(
+            f"class_names: expected {soft_labels.shape[1]}, one of every class, got {kind_of(class_names)}"
+        )
+    if others is not None:
+        at_least("others", others, 0)
     images, soft_labels, corrected = (tensor.detach().float().cpu() for tensor in (images, soft_labels, corrected))
     label_mix = LabelMix(label_mix.labels.cpu(), label_mix.weights.cpu())
     rows, classes = soft_labels.shape

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError, kind_of, non_negative, same_shape, share
+from ida_lightning.errors import InputError, float_matrix, floats_like, is_a, kind_of, non_negative, share
 from ida_lightning.label_mix import LabelMix
 
 
@@ -118,7 +118,7 @@ def blend_soft_labels(soft_labels: Tensor, corrected: Tensor, strength: float) -
         tensor([[0.3000, 0.7000]])
     """
     share("strength", strength)
-    same_shape("corrected", corrected, "soft_labels", soft_labels)
+    floats_like("corrected", corrected, "soft_labels", float_matrix("soft_labels", soft_labels))
     if strength in (0, 1):
         return corrected if strength else soft_labels
     return torch.lerp(soft_labels, corrected, strength)
@@ -143,7 +143,8 @@ def add_soft_labels(supervision: Supervision, soft_labels: Tensor, weight: float
         Cui and Yan, IJCAI 2021, arXiv 2107.01412: the form in which the paper adds KD-i's corrected term.
     """
     non_negative("weight", weight)
-    same_shape("soft_labels", soft_labels, "supervision.soft_labels", supervision.soft_labels)
+    is_a("supervision", supervision, Supervision)
+    floats_like("soft_labels", soft_labels, "supervision.soft_labels", supervision.soft_labels)
     added = weight * (supervision.soft_weight > 0)
     total = supervision.soft_weight + added
     ratio = added / total.clamp_min(torch.finfo(total.dtype).tiny)

@@ -263,12 +263,12 @@ def test_a_device_computes_what_the_cpu_does_without_waiting(device):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"crop_padding": -1}, "crop_padding: expected an integer >= 0, got -1"),
-        ({"crop_padding": 1.5}, "crop_padding: expected an integer >= 0, got 1.5"),
-        ({"cutout": -8}, "cutout: expected an integer >= 0, got -8"),
-        ({"randaugment": None}, "randaugment: expected an integer >= 0, got None"),
-        ({"magnitude": 31}, "magnitude: expected an integer from 0 to 30, got 31"),
-        ({"magnitude": -1}, "magnitude: expected an integer from 0 to 30, got -1"),
+        ({"crop_padding": -1}, "crop_padding: expected at least 0, got -1"),
+        ({"crop_padding": 1.5}, "crop_padding: expected at least 0, got 1.5"),
+        ({"cutout": -8}, "cutout: expected at least 0, got -8"),
+        ({"randaugment": None}, "randaugment: expected at least 0, got None"),
+        ({"magnitude": 31}, "magnitude: expected a whole number from 0 to 30, got 31"),
+        ({"magnitude": -1}, "magnitude: expected a whole number from 0 to 30, got -1"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -119,7 +119,7 @@ def test_values_that_cannot_be_are_refused():
         complaint = f"classes: expected two or more different ones of 0 ... 99, got {re.escape(str(classes))}$"
         with pytest.raises(InputError, match=complaint):
             CIFAR100DataModule(classes=classes)
-    with pytest.raises(InputError, match="labels: expected 'fine' or 'coarse', got 'all'"):
+    with pytest.raises(InputError, match="labels: expected one of fine, coarse, got 'all'"):
         CIFAR100DataModule(labels="all")
 
 

@@ -114,7 +114,7 @@ def test_digits_are_real_split_as_said_and_resizable():
     large.setup("fit")
     assert large.splits["train"].images.shape == (1257, 1, 32, 32)
     assert torch.equal(large.splits["test"].labels, data.splits["test"].labels)
-    with pytest.raises(InputError, match="image_size: expected at least the 8 pixels of the scans, got 4"):
+    with pytest.raises(InputError, match="image_size: expected at least 8, got 4"):
         DigitsDataModule(image_size=4)
 
 

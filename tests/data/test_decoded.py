@@ -63,8 +63,8 @@ def test_test_transform_keeps_the_middle_seven_eighths(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_share": 0.0}, "val_share: expected a share between 0 and 1, got 0.0"),
-        ({"min_scale": 1.5}, "min_scale: expected a share between 0 and 1, got 1.5"),
+        ({"val_share": 0.0}, "val_share: expected a number between 0 and 1, got 0.0"),
+        ({"min_scale": 1.5}, "min_scale: expected a number between 0 and 1, got 1.5"),
         ({"image_size": 0}, "image_size: expected at least 1, got 0"),
     ],
 )
@@ -201,7 +201,7 @@ def read_all(data):
     ("options", "message"),
     [
         ({"mean": (0.5,)}, "mean: expected 3 numbers, one a channel, got 1"),
-        ({"val_share": 1.0}, "val_share: expected a share between 0 and 1, got 1.0"),
+        ({"val_share": 1.0}, "val_share: expected a number between 0 and 1, got 1.0"),
         ({"val": []}, "val: expected a data set with items, got an empty one"),
         ({"in_memory": True, "train_transform": Image.Image.copy}, "train_transform: expected none with in_memory"),
         ({"train": [1, 2, 3]}, "expected .image, label. or a mapping with both, got int"),

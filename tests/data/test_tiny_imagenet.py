@@ -150,7 +150,7 @@ def test_without_a_trainer_setup_alone_will_do(folder, said):
     with pytest.raises(InputError, match="val_images: expected 3 ... 21, one a class, got 22"):
         module(folder, val_images=22).setup("fit")
     assert said == ["Tiny ImageNet: decoding 36 images"], "refused before anything is decoded"
-    with pytest.raises(InputError, match="val_images: expected at least one a class, got 0"):
+    with pytest.raises(InputError, match="val_images: expected at least 1, got 0"):
         module(folder, val_images=0)
 
 

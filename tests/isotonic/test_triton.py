@@ -126,7 +126,7 @@ from triton.compiler import ASTSource
 from ida_lightning.isotonic.triton_kernel import _correct_rows
 
 types = {"labels_ptr": "*i64", "weights_ptr": "*fp32", "row_stride": "i32", "classes": "i32"}
-types["per_temperature"] = "fp32"
+types["per_temperature"] = types["tie_tolerance"] = "fp32"
 variants = (("fp32", 1024, 2, 0, 4), ("bf16", 1024, 3, 1, 4), ("fp16", 32768, 2, 0, 32))
 for dtype, block, ranked, softmax, warps in variants:
     constants = {"RANKED": ranked, "RANKED_BLOCK": 4 if ranked == 3 else 2, "BLOCK": block, "SOFTMAX": bool(softmax)}

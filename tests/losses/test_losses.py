@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ida_lightning import InputError, LabelMix, distillation_loss, mixed_cross_entropy
+from ida_lightning import InputError, LabelMix, distillation_loss, mixed_cross_entropy, probability_loss
 
 
 def test_distillation_loss_is_kl_times_temperature_squared():
@@ -53,10 +53,43 @@ def test_half_logits_are_computed_in_float32(dtype):
 
 @pytest.mark.parametrize("shape", [(6, 1), (10,), (1, 10), (6, 9)])
 def test_soft_labels_of_another_shape_do_not_broadcast(shape):
-    with pytest.raises(InputError, match=r"soft_labels: expected the student's \(batch, classes\), \(6, 10\), got"):
+    with pytest.raises(InputError, match=r"soft_labels: .* the shape of student_logits, \(6, 10\), got"):
         distillation_loss(torch.zeros(6, 10), torch.zeros(shape), 2.0)
 
 
 def test_label_mix_of_another_batch_is_named():
     with pytest.raises(InputError, match=r"student_logits: .*the batch of 3 of label_mix, got float32 \(6, 10\)"):
         mixed_cross_entropy(torch.zeros(6, 10), LabelMix.unmixed(torch.arange(3)))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.5, 20.0, 100.0, 1000.0, 10_000.0])
+@pytest.mark.parametrize("classes", [10, 100])
+def test_float32_loss_is_right_at_every_temperature(classes, temperature):
+    student_logits, teacher_logits = torch.randn(2, 32, classes, dtype=torch.float64)
+    exact_logits = student_logits.clone().requires_grad_()
+    exact = distillation_loss(exact_logits, (teacher_logits / temperature).softmax(1), temperature)
+    # At a high temperature the loss is half the squared distance of the centred logits, over the classes.
+    if temperature >= 1000:
+        gap = student_logits - teacher_logits
+        limit = (gap - gap.mean(1, keepdim=True)).square().mean(1) / 2
+        torch.testing.assert_close(exact, limit, rtol=5e-3, atol=0)
+    logits = student_logits.float().requires_grad_()
+    loss = distillation_loss(logits, (teacher_logits.float() / temperature).softmax(1), temperature)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-3, atol=0)
+    (gradient,), (expected,) = (torch.autograd.grad(x.sum(), y) for x, y in ((loss, logits), (exact, exact_logits)))
+    assert float((gradient.double() - expected).norm() / expected.norm()) < 1e-3
+
+
+@pytest.mark.parametrize("loss", [distillation_loss, probability_loss])
+def test_logits_in_place_of_soft_labels_are_named(loss):
+    with pytest.raises(InputError, match="soft_labels: expected numbers >= 0, got -1"):
+        loss(torch.zeros(1, 2), torch.tensor([[-1.0, 2.0]]), 2.0)
+    with pytest.raises(InputError, match="soft_labels: expected rows that sum to 1, got a row sum of 3"):
+        loss(torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]), 2.0)
+
+
+def test_losses_of_single_rows_under_vmap():
+    logits, soft_labels = torch.randn(5, 4), torch.rand(5, 4).softmax(1)
+    one_by_one = torch.func.vmap(lambda z, p: probability_loss(z[None], p[None], 3.0)[0])
+    torch.testing.assert_close(one_by_one(logits, soft_labels), probability_loss(logits, soft_labels, 3.0))

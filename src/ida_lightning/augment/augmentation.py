@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ida_lightning.augment.randaugment import MAGNITUDES, rand_augment
-from ida_lightning.errors import InputError, kind_of
+from ida_lightning.errors import InputError, at_least, flag, is_a, is_tensor, kind_of, whole_number
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to training images before they are mixed: crop, flip, RandAugment, cutout, in this order.
+    """Augments training images before they are mixed: crop, flip, RandAugment, cutout, in this order.
 
     Every row is drawn on its own, yet a step is a few operations on the whole batch; nothing makes the host wait for
     an accelerator. Each step is off by default, and then neither costs time nor draws anything.
@@ -47,11 +47,9 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout", "randaugment"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise InputError(f"{name}: expected an integer >= 0, got {value!r}")
-        if not isinstance(self.magnitude, int) or not 0 <= self.magnitude < MAGNITUDES:
-            raise InputError(f"magnitude: expected an integer from 0 to {MAGNITUDES - 1}, got {self.magnitude!r}")
+            at_least(name, getattr(self, name), 0)
+        flag("flip", self.flip)
+        whole_number("magnitude", self.magnitude, 0, MAGNITUDES - 1)
 
     def apply(self, images: Tensor, rng: np.random.Generator, fill: Sequence[float]) -> Tensor:
         """Augment a batch; the input is not changed, and is returned itself where nothing is to be done.
@@ -65,10 +63,16 @@ class Augmentation:
         Raises:
             InputError: for images of another kind, or a ``fill`` that does not fit them.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise InputError(f"images: expected uint8 (batch, channels, height, width), got {kind_of(images)}")
-        if len(fill) != images.shape[1] or not all(0 <= value <= 1 for value in fill):
-            raise InputError(f"fill: expected {images.shape[1]} values from 0 to 1, got {tuple(fill)}")
+        expected = "uint8 (batch, channels, height, width)"
+        if is_tensor("images", images, expected).dtype != torch.uint8 or images.ndim != 4:
+            raise InputError(f"images: expected {expected}, got {kind_of(images)}")
+        is_a("rng", rng, np.random.Generator)
+        try:
+            fits = len(fill) == images.shape[1] and all(0 <= value <= 1 for value in fill)
+        except TypeError:  # no sequence, or not of numbers
+            fits = False
+        if not fits:
+            raise InputError(f"fill: expected {images.shape[1]} values from 0 to 1, got {fill!r}")
         if not len(images):
             return images
         if self.crop_padding:

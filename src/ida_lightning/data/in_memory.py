@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ida_lightning.errors import InputError, kind_of
+from ida_lightning.errors import InputError, int_vector, is_tensor, kind_of
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing import MixedBatch
 
@@ -27,9 +27,10 @@ class InMemoryImages(Dataset[MixedBatch]):
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise InputError(f"images: expected uint8 (images, channels, height, width), got {kind_of(images)}")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        expected = "uint8 (images, channels, height, width)"
+        if is_tensor("images", images, expected).dtype != torch.uint8 or images.ndim != 4:
+            raise InputError(f"images: expected {expected}, got {kind_of(images)}")
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise InputError(f"labels: expected int64, one for each of {len(images)} images, got {kind_of(labels)}")
         self.images = images
         self.labels = labels
@@ -52,11 +53,12 @@ class InMemoryImages(Dataset[MixedBatch]):
 
 
 def stratified_split(labels: Tensor, held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of a fixed stratified split into the rest and ``held_out`` rows; never depends on a seed.
+    """Draw the row numbers of a fixed stratified split into the rest and ``held_out`` rows; never depends on a seed.
 
     Raises:
         InputError: if there are fewer rows on one side than classes, or a class has a single row.
     """
+    int_vector("labels", labels)
     counts = labels.bincount()
     classes = int((counts > 0).sum())
     if not classes <= held_out <= len(labels) - classes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ida_lightning.label_mix import LabelMix
+from ida_lightning.errors import floats_like
+from ida_lightning.label_mix import LabelMix, check_label_mix
 
 
 def isotonic_vjp(grad: Tensor, values: Tensor, corrected: Tensor, label_mix: LabelMix) -> Tensor:
-    """Vector-Jacobian product of the isotonic correction, from its input and its output.
+    """Compute the vector-Jacobian product of the isotonic correction, from its input and its output.
 
     The projection replaces every block by its mean, so its Jacobian is symmetric: 1 / size within a block, the
     identity elsewhere. A block is what has one value after the correction and moved: ranked classes of equal
@@ -23,7 +24,10 @@ def isotonic_vjp(grad: Tensor, values: Tensor, corrected: Tensor, label_mix: Lab
         label_mix: ``(batch, k)``.
 
     Returns:
-        Gradient with respect to ``values``, ``(batch, classes)``. No host synchronisation.
+        Gradient with respect to ``values``, ``(batch, classes)``. The host does not wait for an accelerator.
+
+    Raises:
+        InputError: for shapes, dtypes or devices that do not fit and, on the CPU, for labels out of range.
 
     Example:
         >>> values = torch.tensor([[0.1, 0.2, 0.6, 0.1]])
@@ -32,6 +36,9 @@ def isotonic_vjp(grad: Tensor, values: Tensor, corrected: Tensor, label_mix: Lab
         >>> isotonic_vjp(torch.tensor([[3.0, 0.0, 0.0, 5.0]]), values, corrected, mix)
         tensor([[1., 1., 1., 5.]])
     """
+    check_label_mix(label_mix, values, "values")
+    floats_like("corrected", corrected, "values", values)
+    floats_like("grad", grad, "values", values)
     order = label_mix.order()
     labels, present = order.labels, order.present
     own, solved, own_grad = (rows.gather(1, labels) for rows in (values, corrected, grad))

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, can_look, is_a, one_of, positive, probabilities
 from ida_lightning.isotonic.backward import isotonic_vjp
 from ida_lightning.isotonic.threshold import threshold_solver
 from ida_lightning.isotonic.tree import tree_solver
@@ -46,8 +46,8 @@ def isotonic_soft_labels(
         values: floating point ``(batch, classes)``; probabilities or logits, the projection is for any real rows.
             bfloat16 and float16 are computed in float32 and returned in their own type.
         label_mix: the classes of each row and their weights, on the same device. Any number of classes per row, in
-            any order, repeats allowed; classes of exactly equal weight are not ordered among themselves; a row of one
-            class is ordered as that class above the rest.
+            any order, repeats allowed; tied classes, by the rule of :class:`LabelOrder`, are not ordered among
+            themselves; a row of one class is ordered as that class above the rest.
         solver: see above.
         validate: whether to look at the values, and not only at shapes: True always, False never, None on the CPU only,
             because looking makes the host wait for an accelerator.
@@ -68,11 +68,10 @@ def isotonic_soft_labels(
     References:
         Cui and Yan, Isotonic Data Augmentation for Knowledge Distillation, IJCAI 2021, arXiv 2107.01412.
     """
-    if solver not in get_args(Solver):
-        raise InputError(f"solver: expected one of {', '.join(get_args(Solver))}, got {solver!r}")
-    label_mix.check_describes(values, "values")
-    if validate or (validate is None and values.device.type == "cpu" and not torch.compiler.is_compiling()):
-        _validate(values.detach(), label_mix)
+    one_of("solver", solver, get_args(Solver))
+    is_a("label_mix", label_mix, LabelMix).check_describes(values, "values")
+    if can_look(values, validate):
+        _validate("values", values.detach(), label_mix)
     if solver == "auto":
         solver = _choose(values)
     # In a compiled graph the operators bring their own derivative, the same one.
@@ -94,7 +93,7 @@ def _solve(values: Tensor, label_mix: LabelMix, solver: Solver) -> Tensor:
         return triton_solver(values, label_mix)
     computed = values if values.dtype == torch.float64 else values.float()
     if solver == "weak_order":
-        corrected = weak_order_solver(computed, label_mix.dense(values.shape[1]))
+        corrected = weak_order_solver(computed, label_mix.order().levels(values.shape[1]))
     elif solver == "tree":
         corrected = tree_solver(computed, label_mix.order())
     else:
@@ -117,21 +116,22 @@ class _Projection(torch.autograd.Function):
         return isotonic_vjp(grad, values, corrected, LabelMix(labels, weights)), None, None, None
 
 
-def _validate(values: Tensor, label_mix: LabelMix) -> None:
+def _validate(name: str, values: Tensor, label_mix: LabelMix) -> None:
     label_mix.check_values(values.shape[1])
     # One reduction; the rows are only looked through when it says that there is something to find.
     if not math.isfinite(float(values.sum())):
         wrong = int((~torch.isfinite(values)).any(1).sum())
         if wrong:
             rows = len(values)
-            raise InputError(f"values: expected finite numbers, got NaN or infinity in {wrong} of {rows} rows")
+            raise InputError(f"{name}: expected finite numbers, got NaN or infinity in {wrong} of {rows} rows")
 
 
 def isotonic_softmax(
     logits: Tensor, label_mix: LabelMix, temperature: float = 1.0, solver: Solver = "auto", validate: bool | None = None
 ) -> Tensor:
-    """Corrected soft labels straight from logits: ``isotonic_soft_labels(softmax(logits / temperature), label_mix)``.
+    """Compute corrected soft labels straight from logits.
 
+    Equal to ``isotonic_soft_labels(softmax(logits / temperature), label_mix)``.
     With the Triton solver one kernel does both, and the uncorrected soft label is never written to memory. That one is
     for teachers: it has no gradient.
 
@@ -153,31 +153,32 @@ def isotonic_softmax(
         >>> isotonic_softmax(torch.tensor([[2.0, 0.0, 1.0]]), mix, temperature=2.0)
         tensor([[0.5065, 0.2468, 0.2468]])
     """
-    if not temperature > 0:
-        raise InputError(f"temperature: expected a number > 0, got {temperature}")
-    label_mix.check_describes(logits, "logits")
+    positive("temperature", temperature)
+    one_of("solver", solver, get_args(Solver))
+    is_a("label_mix", label_mix, LabelMix).check_describes(logits, "logits")
+    if can_look(logits, validate):
+        _validate("logits", logits.detach(), label_mix)
     if solver == "auto":
         solver = _choose(logits)
     if solver == "triton" and not logits.requires_grad:
         from ida_lightning.isotonic.triton_kernel import triton_softmax_solver
 
-        if validate:
-            _validate(logits.detach(), label_mix)
         return triton_softmax_solver(logits, label_mix, temperature)
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    return isotonic_soft_labels((logits / temperature).softmax(1, dtype=dtype), label_mix, solver, validate)
+    return isotonic_soft_labels((logits / temperature).softmax(1, dtype=dtype), label_mix, solver, validate=False)
 
 
 def correct_soft_labels(
     soft_labels: Tensor, label_mix: LabelMix, temperature: float, space: Space, solver: Solver = "auto"
 ) -> Tensor:
-    """Soft labels ``(batch, classes)``, corrected in one of the three spaces, as softened probabilities again.
+    """Correct soft labels ``(batch, classes)`` in one of the three spaces; they stay softened probabilities.
 
     At a high temperature little mass is left to move in the softened label, so where the correction acts is the
     first choice to make.
 
     Args:
-        soft_labels: ``softmax(logits / temperature)``.
+        soft_labels: ``softmax(logits / temperature)``, float32 or better; on the CPU it is checked that they are
+            probabilities.
         label_mix: the label mix of every row.
         temperature: the T at which the soft labels were softened.
         space: ``"softened"`` corrects the soft label itself, softmax(z / T); ``"probabilities"`` corrects softmax(z)
@@ -190,7 +191,8 @@ def correct_soft_labels(
         follows the projection is monotone in floating point too.
 
     Raises:
-        InputError: as :func:`isotonic_soft_labels`, and for an unknown space or a temperature that is not > 0.
+        InputError: as :func:`isotonic_soft_labels`, and for an unknown space, a temperature that is not > 0 and soft
+            labels that are no probabilities.
 
     Example:
         >>> soft_labels = torch.tensor([[0.25, 0.15, 0.35, 0.25]])
@@ -198,10 +200,10 @@ def correct_soft_labels(
         >>> correct_soft_labels(soft_labels, mix, temperature=4.0, space="logits").round(decimals=4)
         tensor([[0.2611, 0.2463, 0.2463, 0.2463]])
     """
-    if space not in get_args(Space):
-        raise InputError(f"space: expected one of {', '.join(get_args(Space))}, got {space!r}")
-    if not temperature > 0:
-        raise InputError(f"temperature: expected a number > 0, got {temperature}")
+    one_of("space", space, get_args(Space))
+    positive("temperature", temperature)
+    probabilities("soft_labels", soft_labels)
+    is_a("label_mix", label_mix, LabelMix).check_describes(soft_labels, "soft_labels")
     if space == "softened":
         return isotonic_soft_labels(soft_labels, label_mix, solver)
     # The logits, up to a constant per row that neither the softmax nor the projection notices.

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ida_lightning.isotonic.backward import isotonic_vjp
-from ida_lightning.label_mix import LabelMix, LabelOrder
+from ida_lightning.label_mix import LabelMix, LabelOrder, tie_tolerance
 
 # How many of a row's largest rest values are looked at first. A trained teacher seldom lifts more classes than
 # this above the ones in the picture; the certificate notices when it does.
@@ -109,11 +109,15 @@ def _solve_pairs(values: Tensor, label_mix: LabelMix) -> Tensor:
     """At most two ranked classes per row: two levels, one for the second class alone and one for both."""
     # Small operations are what this costs on small rows: everything per row stays (batch, 1).
     own = values.gather(1, label_mix.labels)
+    weights = label_mix.weights if label_mix.weights.dtype.itemsize >= 4 else label_mix.weights.float()
     (label_0, label_1), (own_0, own_1), (weight_0, weight_1) = (
-        (pair[:, :1], pair[:, 1:]) for pair in (label_mix.labels, own, label_mix.weights)
+        (pair[:, :1], pair[:, 1:]) for pair in (label_mix.labels, own, weights)
     )
-    alone = (label_0 == label_1) | (weight_0 * weight_1 == 0)
-    swap = (weight_1 > weight_0) | ((weight_1 == weight_0) & (own_1 > own_0))
+    alone = (label_0 == label_1) | (torch.minimum(weight_0, weight_1) <= 0)
+    # The rule of LabelOrder without its sorting: the heavier class goes first and, in a tie, the larger value. The
+    # number below -tie makes the comparison one of "at least"; it is the next one in float32.
+    tie = tie_tolerance(label_mix.weights)
+    swap = weight_1 - weight_0 > torch.where(own_1 > own_0, -tie * (1 + 2**-23), tie)
     # A class that is alone stands in both places.
     first_label, first = torch.where(swap, label_1, label_0), torch.where(swap, own_1, own_0)
     other = swap ^ alone
@@ -229,7 +233,6 @@ def _chain_levels(values: Tensor, order: LabelOrder, size: int) -> tuple[Tensor,
 
 def _tie_order(own: Tensor, order: LabelOrder) -> Tensor:
     """Positions ``(batch, k)`` that put the larger value first inside every tie and move nothing else."""
-    group = (~order.tied).cumsum(1)
     by_value = own.argsort(dim=1, descending=True, stable=True)
-    by_group = group.gather(1, by_value).argsort(dim=1, stable=True)
+    by_group = order.rank().gather(1, by_value).argsort(dim=1, stable=True)
     return by_value.gather(1, by_group)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError, kind_of
+from ida_lightning.errors import InputError, is_tensor, kind_of, same_device
 from ida_lightning.label_mix import LabelOrder
 
 
@@ -101,15 +101,17 @@ def tree_solver(values: Tensor, order: LabelOrder) -> Tensor:
     """
     corrected = torch.empty_like(values)
     order = LabelOrder(*(field.cpu() for field in order))
-    for row, (row_values, *row_order) in enumerate(zip(values.detach().cpu(), *order, strict=True)):
-        corrected[row] = isotonic_regression_tree(row_values, _label_tree(row_values, LabelOrder(*row_order)))
+    rank = order.rank()
+    for row, row_values in enumerate(values.detach().cpu()):
+        present = order.present[row]
+        parent = _label_tree(row_values, order.labels[row][present].tolist(), rank[row][present].tolist())
+        corrected[row] = isotonic_regression_tree(row_values, parent)
     return corrected
 
 
-def _label_tree(values: Tensor, order: LabelOrder) -> Tensor:
-    """Parents ``(classes,)`` for one row: ranked classes as a chain, every other class below the last of them."""
-    group = (~order.tied).cumsum(0)
-    ranked = [(int(group[i]), -float(values[order.labels[i]]), int(order.labels[i])) for i in order.present.nonzero()]
+def _label_tree(values: Tensor, labels: list[int], ranks: list[int]) -> Tensor:
+    """Build the parents ``(classes,)`` of one row: ranked classes as a chain, every other class below the last one."""
+    ranked = [(rank, -float(values[label]), label) for rank, label in zip(ranks, labels, strict=True)]
     # A tie leaves its classes unordered; that the larger value goes first is what the solution would say anyway.
     chain = [label for _, _, label in sorted(ranked)]
     above = [-1, *chain]
@@ -202,19 +204,22 @@ def _leaves_first(above: list[int]) -> list[int]:
 
 
 def _check(values: Tensor, parent: Tensor, weights: Tensor | None) -> None:
-    if not values.is_floating_point() or values.ndim != 1:
-        raise InputError(f"values: expected floating point (nodes,), got {kind_of(values)}")
+    expected = "floating point (nodes,)"
+    if not is_tensor("values", values, expected).is_floating_point() or values.ndim != 1:
+        raise InputError(f"values: expected {expected}, got {kind_of(values)}")
     _check_all(values.isfinite(), values, "values: expected finite numbers")
-    if parent.dtype != torch.int64 or parent.shape != values.shape:
-        raise InputError(f"parent: expected int64 of the values' shape {tuple(values.shape)}, got {kind_of(parent)}")
+    expected = f"int64 of the values' shape {tuple(values.shape)}"
+    if is_tensor("parent", parent, expected).dtype != torch.int64 or parent.shape != values.shape:
+        raise InputError(f"parent: expected {expected}, got {kind_of(parent)}")
+    same_device("parent", parent, "values", values)
     in_range = (parent >= -1) & (parent < len(values))
     _check_all(in_range, parent, f"parent: expected nodes 0 ... {len(values) - 1}, or -1 for a root")
     if weights is None:
         return
-    if not weights.is_floating_point() or weights.shape != values.shape:
-        raise InputError(
-            f"weights: expected floating point of the values' shape {tuple(values.shape)}, got {kind_of(weights)}"
-        )
+    expected = f"floating point of the values' shape {tuple(values.shape)}"
+    if not is_tensor("weights", weights, expected).is_floating_point() or weights.shape != values.shape:
+        raise InputError(f"weights: expected {expected}, got {kind_of(weights)}")
+    same_device("weights", weights, "values", values)
     _check_all(weights.isfinite() & (weights > 0), weights, "weights: expected finite numbers > 0")
     if not bool(weights.double().sum().isfinite()):
         raise InputError("weights: expected a finite sum, got one beyond float64")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ida_lightning.errors import InputError
 from ida_lightning.isotonic.backward import isotonic_vjp
-from ida_lightning.label_mix import LabelMix
+from ida_lightning.label_mix import LabelMix, tie_tolerance
 
 
 @triton.jit
@@ -41,6 +41,7 @@ def _correct_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202
     row_stride,  # noqa: ANN001
     classes,  # noqa: ANN001
     per_temperature,  # noqa: ANN001  1 / T, used with SOFTMAX
+    tie_tolerance,  # noqa: ANN001
     RANKED: tl.constexpr,
     RANKED_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -55,15 +56,25 @@ def _correct_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202
         values = tl.where(inside, exponents / tl.sum(exponents, axis=0), -float("inf"))
 
     # The canonical order of the row's label, as LabelMix.order has it: merge repeats, drop what has no weight. A
-    # class's position is the number of those before it: of more weight or, in an exact tie, of larger value.
+    # class's position is the number of those before it: of more weight or, in a tie, of larger value.
     entry = tl.arange(0, RANKED_BLOCK)
     label = tl.load(labels_ptr + row * RANKED + entry, mask=entry < RANKED, other=-1)
-    weight = tl.load(weights_ptr + row * RANKED + entry, mask=entry < RANKED, other=0.0).to(tl.float32)
+    share = tl.load(weights_ptr + row * RANKED + entry, mask=entry < RANKED, other=0.0)
     same = label[:, None] == label[None, :]
     repeats = tl.sum((same & (entry[None, :] < entry[:, None])).to(tl.int32), axis=1)
-    weight = tl.sum(tl.where(same, weight[None, :], 0.0), axis=1)
+    weight = tl.sum(tl.where(same, share.to(tl.float64)[None, :], 0.0), axis=1)
+    if share.dtype != tl.float64:
+        weight = weight.to(tl.float32)
     present = (label >= 0) & (repeats == 0) & (weight > 0)
-    own = tl.zeros_like(weight)
+    if RANKED > 1:
+        # Ties chain down the weights, so a group begins where nothing is heavier within the tolerance, and every class
+        # gets the weight with which its group begins. Axis 0 is the heavier class of a pair.
+        ahead = weight[:, None] - weight[None, :]
+        close = present[:, None] & (ahead > 0) & (ahead <= tie_tolerance)
+        begins = tl.sum(close.to(tl.int32), axis=0) == 0
+        above = begins[None, :] & present[None, :] & (weight[None, :] >= weight[:, None])
+        weight = tl.min(tl.where(above, weight[None, :], float("inf")), axis=1)
+    own = tl.zeros((RANKED_BLOCK,), tl.float32)
     is_rest = inside
     for j in tl.static_range(RANKED):
         label_j = tl.sum(tl.where((entry == j) & present, label + 1, 0), axis=0) - 1  # -1 where absent
@@ -126,6 +137,7 @@ def _launch(values: Tensor, labels: Tensor, weights: Tensor, temperature: float 
         values.stride(0),
         classes,
         1.0 if temperature is None else 1 / temperature,
+        tie_tolerance(weights),
         RANKED=labels.shape[1],
         RANKED_BLOCK=triton.next_power_of_2(labels.shape[1]),
         BLOCK=block,

@@ -17,12 +17,12 @@ class _Block(NamedTuple):
         return self.total / self.size
 
 
-def weak_order_solver(values: Tensor, hard: Tensor) -> Tensor:
-    """Nearest row, in least squares, that respects the order of a row of class weights.
+def weak_order_solver(values: Tensor, levels: Tensor) -> Tensor:
+    """Return the nearest row, in least squares, that respects the order of a row of levels.
 
-    Solves, per row p, ``min sum_k (m_k - p_k)^2`` subject to ``m_u >= m_v`` whenever ``hard_u > hard_v``. Classes of
-    equal weight are not ordered among themselves, so within them the values decide (Kruskal's primary approach to
-    ties): sort by (weight, then value), both descending, and the order becomes a chain. Then pool adjacent
+    Solves, per row p, ``min sum_k (m_k - p_k)^2`` subject to ``m_u >= m_v`` whenever ``level_u > level_v``. Classes of
+    one level are not ordered among themselves, so within them the values decide (Kruskal's primary approach to
+    ties): sort by (level, then value), both descending, and the order becomes a chain. Then pool adjacent
     violators: go along the chain, open a block for every class, and join blocks for as long as one exceeds its
     predecessor; every class gets the mean of its block.
 
@@ -30,7 +30,8 @@ def weak_order_solver(values: Tensor, hard: Tensor) -> Tensor:
 
     Args:
         values: floating point ``(batch, classes)``.
-        hard: class weights ``(batch, classes)``, such as :meth:`LabelMix.dense`.
+        levels: numbers ``(batch, classes)`` whose order is the order of the classes, such as
+            :meth:`LabelOrder.levels`. Only exactly equal numbers tie.
 
     Returns:
         The corrected rows ``(batch, classes)``, in the dtype and on the device of ``values``.
@@ -43,12 +44,12 @@ def weak_order_solver(values: Tensor, hard: Tensor) -> Tensor:
         Kruskal, Nonmetric multidimensional scaling: a numerical method, Psychometrika 29 (1964); Ayer et al.,
         Annals of Mathematical Statistics 26 (1955).
     """
-    corrected = [_solve_row(row, weights) for row, weights in zip(values.double().tolist(), hard.tolist(), strict=True)]
+    corrected = [_solve_row(row, level) for row, level in zip(values.double().tolist(), levels.tolist(), strict=True)]
     return torch.tensor(corrected, dtype=values.dtype, device=values.device).view_as(values)
 
 
-def _solve_row(row: list[float], weights: list[float]) -> list[float]:
-    chain = sorted(range(len(row)), key=lambda c: (-weights[c], -row[c]))
+def _solve_row(row: list[float], levels: list[float]) -> list[float]:
+    chain = sorted(range(len(row)), key=lambda c: (-levels[c], -row[c]))
     blocks: list[_Block] = []
     for c in chain:
         block = _Block(row[c], 1)

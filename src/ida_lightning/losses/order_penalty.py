@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ida_lightning.errors import InputError
-from ida_lightning.label_mix import LabelMix
+from ida_lightning.errors import non_negative, one_of
+from ida_lightning.label_mix import LabelMix, check_label_mix
 
 PenaltyForm = Literal["edges", "worst"]
 
@@ -17,7 +17,7 @@ PenaltyForm = Literal["edges", "worst"]
 def order_penalty(
     student_logits: Tensor, label_mix: LabelMix, sigma: float = 2.0, form: PenaltyForm = "edges"
 ) -> Tensor:
-    """How far the student's probabilities break the order: a hinge where the exact correction would need a projection.
+    """Compute how far the student's probabilities break the order: a hinge instead of a projection.
 
     With q = softmax(student_logits), at temperature 1 and without its square, in O(classes):
 
@@ -53,12 +53,12 @@ def order_penalty(
         Cui and Yan, IJCAI 2021, arXiv 2107.01412, KD-p.
     """
     check_penalty(sigma, form)
-    label_mix.check_describes(student_logits, "student_logits")
+    check_label_mix(label_mix, student_logits, "student_logits")
     student_probs = student_logits.softmax(1, dtype=torch.promote_types(student_logits.dtype, torch.float32))
     order = label_mix.order()
     present = order.present
     own = student_probs.gather(1, order.labels)
-    rank = (~order.tied).cumsum(1)
+    rank = order.rank()
     upper, lower = own[:, :, None], own[:, None, :]
     follows = rank[:, None, :] == rank[:, :, None] + 1
     among = (F.relu(lower - upper) * (follows & present[:, None, :])).sum((1, 2))
@@ -74,7 +74,5 @@ def order_penalty(
 
 def check_penalty(sigma: float, form: str) -> None:
     """Raise :class:`InputError` for an unknown form or a negative sigma."""
-    if form not in get_args(PenaltyForm):
-        raise InputError(f"form: expected one of {', '.join(get_args(PenaltyForm))}, got {form!r}")
-    if not sigma >= 0:
-        raise InputError(f"sigma: expected a number >= 0, got {sigma}")
+    one_of("form", form, get_args(PenaltyForm))
+    non_negative("sigma", sigma)

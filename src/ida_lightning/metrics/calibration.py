@@ -5,7 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError, kind_of
+from ida_lightning.errors import (
+    InputError,
+    at_least,
+    can_look,
+    float_matrix,
+    int_vector,
+    labels_in_range,
+    probabilities,
+    same_device,
+)
 
 # The temperature is looked for from a millionth to a million times the spread of the logits.
 _WIDEST = 1e6
@@ -15,7 +24,7 @@ _CLOSE = 1e-9
 
 
 def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
-    """How far a network's confidence is from how often it is right.
+    """Compute how far a network's confidence is from how often it is right.
 
     Rows are sorted by confidence, the largest probability of a row, into bins of equal width. The error is the mean
     over bins of ``|share of right predictions - mean confidence|``, weighted with the rows in the bin. A small student
@@ -25,7 +34,7 @@ def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) ->
     so its result can be larger where softmax saturates.
 
     Args:
-        probs: ``(batch, classes)``; counted in float32.
+        probs: ``(batch, classes)``; counted in float32. On the CPU it is checked that they are probabilities.
         labels: int64 ``(batch,)``.
         bins: how many.
 
@@ -34,7 +43,7 @@ def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) ->
         one batch put their rows together first: a mean over batches is biased.
 
     Raises:
-        InputError: for shapes or dtypes that do not fit, or fewer than one bin.
+        InputError: for shapes or dtypes that do not fit, fewer than one bin and, on the CPU, values out of range.
 
     Example:
         >>> probs = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
@@ -48,10 +57,12 @@ def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) ->
 
 
 def calibration_bins(probs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """What can be added up over batches: rows per bin, int64, and right predictions minus confidence, float32."""
-    if bins < 1:
-        raise InputError(f"bins: expected at least 1, got {bins}")
+    """Compute sums that add up over batches: rows per bin, int64, and right predictions minus confidence, float32."""
+    at_least("bins", bins, 1)
+    probabilities("probs", probs)
     _check(probs, labels, "probs")
+    if can_look(labels):
+        labels_in_range("labels", labels, probs.shape[1])
     confidence, predicted = probs.float().max(1)
     edges = torch.linspace(0, 1, bins + 1, device=probs.device)
     # A sum per bin rather than index_add, whose order of summation is left to chance on CUDA.
@@ -61,12 +72,12 @@ def calibration_bins(probs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, 
 
 
 def error_of_bins(rows: Tensor, gaps: Tensor) -> Tensor:
-    """The error from the sums of :func:`calibration_bins`; NaN without rows."""
+    """Compute the error from the sums of :func:`calibration_bins`; NaN without rows."""
     return gaps.abs().sum() / rows.sum()
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature at which a network's probabilities fit the labels best: temperature scaling.
+    """Find the temperature at which a network's probabilities fit the labels best: temperature scaling.
 
     Minimises the mean negative log-likelihood (NLL) of ``softmax(logits / temperature)``. It is convex in
     1 / temperature, so there is one minimum; found by Newton steps on its slope, kept inside a bracket, in float64:
@@ -105,10 +116,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     logits, labels = logits.detach().to(device).double(), labels.to(device)
     if not bool(logits.isfinite().all()):
         raise InputError("logits: expected finite numbers, got NaN or infinity")
-    low, high = (int(bound) for bound in labels.aminmax())
-    if low < 0 or high >= logits.shape[1]:
-        expected = f"expected classes 0 ... {logits.shape[1] - 1}"
-        raise InputError(f"labels: {expected}, got {low if low < 0 else high}")
+    labels_in_range("labels", labels, logits.shape[1])
     # Against the largest logit, so that nothing overflows and constants drop out.
     logits = logits - logits.amax(1, keepdim=True)
     spread = -float(logits.amin(1).mean())
@@ -155,9 +163,5 @@ def _slope(inverse: float, logits: Tensor, gaps: Tensor) -> tuple[float, float]:
 
 
 def _check(values: Tensor, labels: Tensor, name: str) -> None:
-    if not values.is_floating_point() or values.ndim != 2:
-        raise InputError(f"{name}: expected floating point (batch, classes), got {kind_of(values)}")
-    if labels.dtype != torch.int64 or labels.shape != values.shape[:1]:
-        raise InputError(f"labels: expected int64 ({len(values)},), got {kind_of(labels)}")
-    if labels.device != values.device:
-        raise InputError(f"labels: expected the device of {name}, {values.device}, got {labels.device}")
+    float_matrix(name, values)
+    same_device("labels", int_vector("labels", labels, len(values)), name, values)

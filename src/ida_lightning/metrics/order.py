@@ -5,14 +5,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ida_lightning.label_mix import LabelMix
+from ida_lightning.errors import not_nan
+from ida_lightning.label_mix import LabelMix, check_label_mix
 
 
 def violated_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
-    """Which rows reverse at least one pair of classes whose order the hard label fixes.
+    """Find the rows that reverse at least one pair of classes whose order the hard label fixes.
 
-    A row is right if every class of the mix is at least as large as the next lighter one (exact ties are free)
-    and the lightest is at least as large as every other class. Comparison is exact, without tolerance.
+    A row is right if every class of the mix is at least as large as the next lighter one (ties, by the
+    rule of :class:`LabelOrder`, are free) and the lightest is at least as large as every other class. Comparison of
+    values is exact, without tolerance.
 
     Args:
         values: ``(batch, classes)``: probabilities or logits.
@@ -22,14 +24,15 @@ def violated_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
         bool ``(batch,)``.
 
     Raises:
-        InputError: if shapes or devices do not fit.
+        InputError: if shapes or devices do not fit and, on the CPU, for NaN and labels out of range.
 
     Example:
         >>> mix = LabelMix.pair(torch.tensor([0, 0]), torch.tensor([1, 1]), 0.7)
         >>> violated_rows(torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.2, 0.3]]), mix)
         tensor([False,  True])
     """
-    label_mix.check_describes(values, "values")
+    check_label_mix(label_mix, values, "values")
+    not_nan("values", values)
     order = label_mix.order()
     own = values.gather(1, order.labels)
     rest_top = values.scatter(1, order.labels, -torch.inf).amax(1, keepdim=True)
@@ -63,14 +66,14 @@ class OrderStatistics(NamedTuple):
 
 
 def order_statistics(values: Tensor, label_mix: LabelMix) -> OrderStatistics:
-    """How well every row keeps the order of its hard label: violations by kind, Kendall's tau, top-2 coverage.
+    """Measure how well every row keeps the order of its hard label: violations by kind, Kendall's tau, top-2 coverage.
 
     At 100 classes nearly every mixed image has *some* reversed pair, because the second class is compared with the
     best of 98. Violations say that the order is broken, tau says how much of it, and coverage whether the teacher
     sees what is in the image.
 
     * **Known pairs** are those that the hard label ranks: heavier and lighter class of the mix, and each class of the
-      mix and each of the rest. Pairs within the rest, and of classes that weigh exactly the same, are not counted.
+      mix and each of the rest. Pairs within the rest, and of classes that tie (:class:`LabelOrder`), are not counted.
     * **tau** = (right - reversed) / known pairs. A pair on which the row has two equal values is neither right nor
       reversed, so that only strictly ordered rows reach 1, and a constant row has 0. With every class ranked and no
       equal values it is the ordinary tau. NaN where no pair is known (all classes tie).
@@ -78,7 +81,7 @@ def order_statistics(values: Tensor, label_mix: LabelMix) -> OrderStatistics:
       unmixed row is looked for in the top 2, too. A class is in the top m if fewer than m classes are larger: equal
       values count in its favour, as they do for violations.
 
-    Comparison is exact, without tolerance, in the dtype of ``values``; NaN is neither larger nor smaller. Needs
+    Comparison is exact, without tolerance, in the dtype of ``values``. Needs
     O(classes * k) time per row, and on an accelerator the host does not wait.
 
     Args:
@@ -89,7 +92,7 @@ def order_statistics(values: Tensor, label_mix: LabelMix) -> OrderStatistics:
         One value per row and statistic.
 
     Raises:
-        InputError: if shapes or devices do not fit.
+        InputError: if shapes or devices do not fit and, on the CPU, for NaN and labels out of range.
 
     Example:
         >>> mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)
@@ -104,7 +107,8 @@ def order_statistics(values: Tensor, label_mix: LabelMix) -> OrderStatistics:
     References:
         Cui and Yan, IJCAI 2021, arXiv 2107.01412, figure 1: tau over known pairs, and at least one class in the top 2.
     """
-    label_mix.check_describes(values, "values")
+    check_label_mix(label_mix, values, "values")
+    not_nan("values", values)
     order = label_mix.order()
     present, heavier = order.present, order.outranks()
     own = values.gather(1, order.labels)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 from torch import nn
 
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, at_least, is_a, kind_of, one_of
 
+Stem = Literal["standard", "medium", "small"]
 # Where timm keeps the pooling layer that follows the first convolution.
 _STEM_POOLS = ("maxpool", "stem.pool", "features.pool0")
 
@@ -20,10 +21,10 @@ def build_model(
     model: str | nn.Module,
     num_classes: int,
     in_channels: int = 3,
-    stem: Literal["standard", "medium", "small"] = "standard",
+    stem: Stem = "standard",
     **timm_args: Any,
 ) -> nn.Module:
-    """A classifier that maps ``(batch, in_channels, height, width)`` to logits ``(batch, num_classes)``.
+    """Build a classifier that maps ``(batch, in_channels, height, width)`` to logits ``(batch, num_classes)``.
 
     Args:
         model: a timm name, or a module, which is returned as it is.
@@ -44,8 +45,13 @@ def build_model(
         >>> network(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
+    at_least("num_classes", num_classes, 1)
+    at_least("in_channels", in_channels, 1)
+    one_of("stem", stem, get_args(Stem))
     if isinstance(model, nn.Module):
         return model
+    if not isinstance(model, str):
+        raise InputError(f"model: expected a timm name or a network, got {kind_of(model)}")
     if not timm.is_model(model):
         near = difflib.get_close_matches(model, timm.list_models(), n=3)
         raise InputError(f"model: expected a timm name{' such as ' + ', '.join(near) if near else ''}, got {model!r}")
@@ -53,8 +59,6 @@ def build_model(
         network: nn.Module = timm.create_model(model, num_classes=num_classes, in_chans=in_channels, **timm_args)
     except (TypeError, RuntimeError) as error:
         raise InputError(f"model: timm could not build {model!r} with {timm_args}: {error}") from error
-    if stem not in ("standard", "medium", "small"):
-        raise InputError(f"stem: expected standard, medium or small, got {stem!r}")
     if stem != "standard":
         _make_stem(network, model, 1 if stem == "small" else 2)
     return network
@@ -81,7 +85,7 @@ def _make_stem(network: nn.Module, name: str, stride: int) -> None:
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Inside, a network answers as in evaluation: no statistics are updated; every part has its mode back afterwards.
+    """Set a network to evaluation inside the block; every module of it has its own mode back afterwards.
 
     Example:
         >>> network = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout().eval())
@@ -91,10 +95,11 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
         >>> network[0].training, network[1].training
         (True, False)
     """
-    training = [part for part in network.modules() if part.training]
+    is_a("network", network, nn.Module)
+    training = [module for module in network.modules() if module.training]
     network.eval()
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        for module in training:
+            module.training = True

@@ -13,14 +13,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, is_a, kind_of
 
 # What wraps a network's own names in a checkpoint, outermost first.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "student.", "_orig_mod.")
 
 
 class ImageInput(NamedTuple):
-    """What images a network was trained on.
+    """The images that a network was trained on.
 
     Attributes:
         mean: that was subtracted per channel, for pixel values from 0 to 1.
@@ -34,7 +34,8 @@ class ImageInput(NamedTuple):
 
 
 def pretrained_input(network: nn.Module) -> ImageInput | None:
-    """What timm's pretrained weights of this network expect, if it is one of timm's."""
+    """Return what timm's pretrained weights of this network expect, None if it is not one of timm's."""
+    is_a("network", network, nn.Module)
     config = getattr(network, "pretrained_cfg", None) or {}
     if not all(key in config for key in ("mean", "std", "input_size")):
         return None
@@ -54,8 +55,9 @@ class Weights(NamedTuple):
 
 
 def fingerprint(network: nn.Module) -> str:
-    """SHA-256 of every parameter and buffer, by name: equal for equal weights, whatever file they came from."""
+    """Compute the SHA-256 of every parameter and buffer, by name: equal for equal weights, whatever their file."""
     digest = hashlib.sha256()
+    is_a("network", network, nn.Module)
     for name, tensor in sorted(network.state_dict().items()):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)};".encode())
@@ -77,6 +79,8 @@ def load_weights(path: str | Path, what: str = "checkpoint") -> Weights:
     Raises:
         InputError: if there is no such file, or it is damaged or something else.
     """
+    if not isinstance(path, (str, Path)):
+        raise InputError(f"{what}: expected a path, got {kind_of(path)}")
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{what}: expected a weight file, found nothing at {path}")
@@ -127,7 +131,8 @@ def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: st
     Raises:
         InputError: naming the first tensor that is missing, left over or of another shape.
     """
-    own = network.state_dict()
+    own = is_a("network", network, nn.Module).state_dict()
+    is_a("weights", weights, Weights)
     if weights.tensors.keys() != own.keys():
         first = next(iter(own), "")
         prefixes = [key.removesuffix(first) for key in weights.tensors if key.endswith(f".{first}")]

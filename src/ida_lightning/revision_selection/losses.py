@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ida_lightning.errors import is_a, non_negative
 from ida_lightning.losses import logit_loss, mixed_cross_entropy, probability_loss
 from ida_lightning.metrics import violated_rows
 from ida_lightning.supervision import Supervision
@@ -21,15 +22,16 @@ def revision_label_loss(student_logits: Tensor, supervision: Supervision) -> Ten
 
 def revision_logit_loss(student_logits: Tensor, supervision: Supervision, weight: float = 4.0) -> Tensor:
     """``soft_weight * weight`` times the squared distance to the teacher's logits, where it is right."""
-    rows = weight * supervision.soft_weight * ~_wrong(supervision)
+    rows = non_negative("weight", weight) * ~_wrong(supervision) * supervision.soft_weight
     return rows * logit_loss(student_logits, supervision.teacher_logits)
 
 
 def revision_probability_loss(student_logits: Tensor, supervision: Supervision, weight: float = 1.0) -> Tensor:
     """``soft_weight * weight`` times the squared distance to the soft label, where the teacher is wrong."""
-    rows = weight * supervision.soft_weight * _wrong(supervision)
+    rows = non_negative("weight", weight) * _wrong(supervision) * supervision.soft_weight
     return rows * probability_loss(student_logits, supervision.soft_labels, supervision.temperature)
 
 
 def _wrong(supervision: Supervision) -> Tensor:
+    is_a("supervision", supervision, Supervision)
     return violated_rows(supervision.teacher_logits, supervision.label_mix)

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError
-from ida_lightning.label_mix import LabelMix
+from ida_lightning.errors import inner_share, one_of, positive, probabilities
+from ida_lightning.label_mix import LabelMix, check_label_mix
 
 Which = Literal["wrong", "all"]
 RevisionSpace = Literal["softened", "probabilities"]
@@ -69,9 +69,8 @@ def revise_soft_labels(
         Lan et al., Improve Knowledge Distillation via Label Revision and Data Selection, arXiv 2404.03693.
     """
     check_revision(eta, which, space)
-    if not temperature > 0:
-        raise InputError(f"temperature: expected a number > 0, got {temperature}")
-    label_mix.check_describes(soft_labels, "soft_labels")
+    positive("temperature", temperature)
+    check_label_mix(label_mix, probabilities("soft_labels", soft_labels), "soft_labels")
     tiny = torch.finfo(soft_labels.dtype).tiny
     probs = soft_labels
     if space == "probabilities":
@@ -87,11 +86,9 @@ def revise_soft_labels(
 
 def check_revision(eta: float, which: str, space: str) -> None:
     """Raise :class:`InputError` for options that cannot be."""
-    if not 0 < eta < 1:
-        raise InputError(f"eta: expected a number between 0 and 1, got {eta}")
-    for name, value, choices in (("which", which, get_args(Which)), ("space", space, get_args(RevisionSpace))):
-        if value not in choices:
-            raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    inner_share("eta", eta)
+    one_of("which", which, get_args(Which))
+    one_of("space", space, get_args(RevisionSpace))
 
 
 def _worst_reversal(probs: Tensor, label_mix: LabelMix) -> Tensor:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ida_lightning.errors import InputError, kind_of, same_shape, share
+from ida_lightning.errors import InputError, float_vector, is_a, kind_of, same_shape, share
 from ida_lightning.files import replacing
 from ida_lightning.revision_selection.influence import (
     curvature,
@@ -143,12 +143,17 @@ def teacher_scores(score: Literal["teacher_loss", "violation"], batches_of: Head
 
 
 def trusted_rows(scores: Tensor, fraction: float) -> Tensor:
-    """Bool ``(rows,)``: the share of the rows with the highest scores; among equal ones the first.
+    """Choose the share ``fraction`` of the rows with the highest scores, bool ``(rows,)``; among equal ones the first.
+
+    Raises:
+        InputError: for scores that are not floating point ``(rows,)`` and a fraction that is not from 0 to 1.
 
     Example:
         >>> trusted_rows(torch.tensor([0.1, 0.9, -0.3, 0.5]), 0.5)
         tensor([False,  True, False,  True])
     """
+    float_vector("scores", scores)
+    share("fraction", fraction)
     chosen = scores.argsort(descending=True, stable=True)[: round(fraction * len(scores))]
     return torch.zeros_like(scores, dtype=torch.bool).index_fill_(0, chosen, True)
 
@@ -168,7 +173,7 @@ def teach_trusted_rows(supervision: Supervision, trusted: Tensor, transfer: floa
         Lan et al., arXiv 2404.03693 (DS).
     """
     share("transfer", transfer)
-    soft = supervision.soft_weight
+    soft = is_a("supervision", supervision, Supervision).soft_weight
     if same_shape("trusted", trusted, "soft_weight", soft).dtype != torch.bool:
         raise InputError(f"trusted: expected bool ({len(soft)},), got {kind_of(trusted)}")
     return supervision._replace(

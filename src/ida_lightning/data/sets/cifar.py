@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, one_of
 
 
 class CIFARDataModule(MixingDataModule):
@@ -199,8 +199,7 @@ class CIFAR100DataModule(CIFARDataModule):
     std = (0.2673, 0.2564, 0.2762)
 
     def __init__(self, root: str = "data", labels: Literal["fine", "coarse"] = "fine", **kwargs: Any) -> None:
-        if labels not in ("fine", "coarse"):
-            raise InputError(f"labels: expected 'fine' or 'coarse', got {labels!r}")
+        one_of("labels", labels, ("fine", "coarse"))
         self.labels = labels
         self.label_key = f"{labels}_labels"
         self.name_key = f"{labels}_label_names"

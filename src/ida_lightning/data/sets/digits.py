@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
-from ida_lightning.errors import InputError
+from ida_lightning.errors import at_least
 
 _VAL, _TEST = 180, 360
 
@@ -43,9 +43,7 @@ class DigitsDataModule(MixingDataModule):
     std = (0.324,)
 
     def __init__(self, image_size: int = 32, **kwargs: Any) -> None:
-        if image_size < 8:
-            raise InputError(f"image_size: expected at least the 8 pixels of the scans, got {image_size}")
-        self.image_size = image_size
+        self.image_size = at_least("image_size", image_size, 8)  # as scanned
         super().__init__(**kwargs)
 
     def load(self) -> dict[str, InMemoryImages]:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import DecodedImages, labels_of
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, at_least, inner_share
 
 
 class FromDatasetsDataModule(MixingDataModule):
@@ -73,8 +73,8 @@ class FromDatasetsDataModule(MixingDataModule):
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != channels:
                 raise InputError(f"{name}: expected {channels} numbers, one a channel, got {len(values)}")
-        if not 0 < val_share < 1:
-            raise InputError(f"val_share: expected a share between 0 and 1, got {val_share}")
+        at_least("image_size", image_size, 1)
+        inner_share("val_share", val_share)
         if in_memory and train_transform is not None:
             raise InputError("train_transform: expected none with in_memory, where images are transformed only once")
         self.sources = {

@@ -14,7 +14,7 @@ from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import DecodedImages, labels_of
 from ida_lightning.data.in_memory import stratified_split
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, at_least, inner_share
 
 
 class ImageFolderDataModule(MixingDataModule):
@@ -61,15 +61,12 @@ class ImageFolderDataModule(MixingDataModule):
         num_workers: int = 8,
         **kwargs: Any,
     ) -> None:
-        if image_size < 1:
-            raise InputError(f"image_size: expected at least 1, got {image_size}")
-        self.image_size = image_size
+        self.image_size = at_least("image_size", image_size, 1)
         self.mean = mean
         self.std = std
         super().__init__(augmentation=augmentation, num_workers=num_workers, **kwargs)
-        for name, share in (("val_share", val_share), ("min_scale", min_scale)):
-            if not 0 < share < 1:
-                raise InputError(f"{name}: expected a share between 0 and 1, got {share}")
+        inner_share("val_share", val_share)
+        inner_share("min_scale", min_scale)
         self.root = Path(root)
         self.train_folder = train_folder
         self.test_folder = test_folder

@@ -22,7 +22,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, at_least
 from ida_lightning.files import replacing
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -81,8 +81,7 @@ class TinyImageNetDataModule(MixingDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(augmentation=augmentation, **kwargs)
-        if val_images < 1:
-            raise InputError(f"val_images: expected at least one a class, got {val_images}")
+        at_least("val_images", val_images, 1)
         self.folder = Path(root).expanduser() / "tiny-imagenet-200"
         self.download = download
         self.val_images = val_images
