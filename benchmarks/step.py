@@ -88,7 +88,7 @@ def measure(bench: Bench, names: Sequence[str]) -> tuple[dict[str, list[float]],
 
 def lines_of(bench: Bench, times: dict[str, list[float]], parts: list[dict[str, float]]) -> list[dict[str, Any]]:
     """The lines of the CSV: one for every candidate, one for every part of a step."""
-    base = {**about(bench.device), **{name: getattr(bench.options, name) for name in COLUMNS[5:11]}}
+    base = {**about(bench.device), **{name: vars(bench.options)[name] for name in COLUMNS[5:11]}}
     base["rounds"] = len(times["bare"])
     budgets = {of: (than, limit) for of, than, limit in BUDGETS if {of, than} <= times.keys()}
     lines = []

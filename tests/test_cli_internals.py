@@ -23,7 +23,7 @@ class DescribingCLI(IDACLI):
 
 def test_lightning_still_has_the_names_that_are_overridden():
     for name in ("_run_subcommand", "_parse_ckpt_path", "_parser", "_prepare_subcommand_kwargs", "_add_arguments"):
-        assert callable(getattr(LightningCLI, name)), name
+        assert hasattr(LightningCLI, name), name
     assert issubclass(IDACLI, BuildThenRun)
 
 

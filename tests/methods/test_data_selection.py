@@ -219,7 +219,7 @@ def test_selection_revision_picking_combine_in_any_order(criterion):
     assert not violated_rows(first.soft_labels, first.label_mix).any()
     for other in others:
         for name in ("inputs", "index", "soft_labels"):
-            assert torch.equal(getattr(other, name), getattr(first, name)), name
+            assert torch.equal(other._asdict()[name], first._asdict()[name]), name
         torch.testing.assert_close(other.soft_weight, first.soft_weight)
         torch.testing.assert_close(other.hard_weight, first.hard_weight)
 

@@ -44,7 +44,7 @@ def supervision():
 
 def same(one, other):
     for name in ("inputs", "index", "soft_labels", "soft_weight", "hard_weight", "mixed"):
-        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=0)
+        torch.testing.assert_close(one._asdict()[name], other._asdict()[name], rtol=0, atol=0)
 
 
 def test_correction_and_added_term(supervision):

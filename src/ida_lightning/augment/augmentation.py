@@ -47,7 +47,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout", "randaugment"):
-            at_least(name, getattr(self, name), 0)
+            at_least(name, vars(self)[name], 0)
         flag("flip", self.flip)
         whole_number("magnitude", self.magnitude, 0, MAGNITUDES - 1)
 

@@ -109,7 +109,7 @@ class DecodedImages(Dataset[MixedBatch]):
     def name_of(self, row: int) -> str:
         """The file of a row, where the source knows it, else its number."""
         number = int(self.rows[row])
-        samples = getattr(self.source, "samples", None)
+        samples = attribute_of(self.source, "samples")
         return str(samples[number][0]) if samples else f"item {number}"
 
     def in_memory(self) -> InMemoryImages:
@@ -122,6 +122,11 @@ class DecodedImages(Dataset[MixedBatch]):
             torch.cat([batch.inputs for batch in batches]),
             torch.cat([batch.label_mix.labels[:, 0] for batch in batches]),
         )
+
+
+def attribute_of(source: Any, *names: str) -> Any:
+    """Return the first attribute that somebody else's data set has, None if it has none of these names."""
+    return next((value for name in names if (value := getattr(source, name, None)) is not None), None)
 
 
 def item_of(item: Any, image_key: str | None = None, label_key: str | None = None) -> tuple[Any, int]:
@@ -140,10 +145,9 @@ def item_of(item: Any, image_key: str | None = None, label_key: str | None = Non
 
 def labels_of(source: Any, image_key: str | None = None, label_key: str | None = None) -> Tensor:
     """All labels of a data set, without decoding images where it offers a way."""
-    for name in ("targets", "labels"):
-        if (found := getattr(source, name, None)) is not None:
-            return torch.as_tensor(found).long()
-    columns = getattr(source, "column_names", None)
+    if (labels := attribute_of(source, "targets", "labels")) is not None:
+        return torch.as_tensor(labels).long()
+    columns = attribute_of(source, "column_names")
     if columns:
         return torch.as_tensor(source[label_key or _first_of(_LABEL_KEYS, columns, "label")]).long()
     labels = torch.empty(len(source), dtype=torch.int64)

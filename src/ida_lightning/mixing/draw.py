@@ -51,9 +51,9 @@ class Mixing:
     def __post_init__(self) -> None:
         one_of("kind", self.kind, get_args(MixingKind))
         for name in ("probability", "cutmix_share"):
-            share(name, getattr(self, name))
+            share(name, vars(self)[name])
         for name in ("per_sample", "distinct"):
-            flag(name, getattr(self, name))
+            flag(name, vars(self)[name])
         positive("alpha", self.alpha)
         at_least("images", self.images, 2)
         if self.images != 2 and self.kind not in ("mixup", "both"):

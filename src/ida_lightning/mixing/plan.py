@@ -67,13 +67,14 @@ class MixPlan(_Plan):
             raise InputError(f"plan.partner: expected int64 (batch, k - 1), got {kind_of(self.partner)}")
         batch, partners = self.partner.shape
         shapes = {"weight": (batch, partners + 1), "box": (batch, partners, 4), "opacity": (batch, partners + 1)}
+        fields = self._asdict()
         for name, shape in shapes.items():
-            field = getattr(self, name)
+            field = fields[name]
             kind = "int64" if name == "box" else "floating point"
             right = isinstance(field, Tensor) and field.shape == shape
             if not right or (field.dtype != torch.int64 if name == "box" else not field.is_floating_point()):
                 raise InputError(f"plan.{name}: expected {kind} {shape}, got {kind_of(field)}")
         for name in ("partner", *shapes):
-            if getattr(self, name).device.type != "cpu":
-                raise InputError(f"plan.{name}: expected a tensor on the CPU, got one on {getattr(self, name).device}")
+            if fields[name].device.type != "cpu":
+                raise InputError(f"plan.{name}: expected a tensor on the CPU, got one on {fields[name].device}")
         labels_in_range("plan.partner", self.partner, batch, "rows")

@@ -65,7 +65,7 @@ def build_model(
 
 
 def _make_stem(network: nn.Module, name: str, stride: int) -> None:
-    path = getattr(network, "pretrained_cfg", {}).get("first_conv")
+    path = vars(network).get("pretrained_cfg", {}).get("first_conv")
     conv = network.get_submodule(path) if isinstance(path, str) else None
     if not isinstance(conv, nn.Conv2d) or conv.stride == conv.kernel_size:
         raise InputError(

@@ -36,10 +36,10 @@ class ImageInput(NamedTuple):
 def pretrained_input(network: nn.Module) -> ImageInput | None:
     """Return what timm's pretrained weights of this network expect, None if it is not one of timm's."""
     is_a("network", network, nn.Module)
-    config = getattr(network, "pretrained_cfg", None) or {}
+    config = vars(network).get("pretrained_cfg") or {}
     if not all(key in config for key in ("mean", "std", "input_size")):
         return None
-    channels = getattr(network, "in_chans", None) or len(config["mean"])
+    channels = vars(network).get("in_chans") or len(config["mean"])
     mean, std = (tuple(config[key]) for key in ("mean", "std"))
     if len(mean) != channels:  # timm sums the first convolution over the colours, and so averages these
         mean, std = ((sum(values) / len(values),) * channels for values in (mean, std))

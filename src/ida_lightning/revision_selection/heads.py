@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,20 @@ from ida_lightning.errors import InputError
 from ida_lightning.models import eval_mode
 
 
+@runtime_checkable
+class _HasClassifier(Protocol):
+    """A network of timm's."""
+
+    def get_classifier(self) -> nn.Module: ...
+
+
 def classifier_head(network: nn.Module, num_classes: int) -> nn.Linear:
     """The linear layer that makes a network's logits.
 
     Raises:
         InputError: if it has none of that width.
     """
-    get: Any = getattr(network, "get_classifier", None)  # of timm's networks
-    head = None if get is None else get()
+    head = network.get_classifier() if isinstance(network, _HasClassifier) else None
     if not isinstance(head, nn.Linear):
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
         head = layers[-1] if layers else None

@@ -184,7 +184,7 @@ def teach_trusted_rows(supervision: Supervision, trusted: Tensor, transfer: floa
 def data_fingerprint(dataset: Any) -> str:
     """SHA-256 of a data set: of everything if it is in memory, else of its length and sixteen spread items."""
     digest = hashlib.sha256(f"{type(dataset).__name__} {len(dataset)};".encode())
-    tensors: list[Any] = [getattr(dataset, name, None) for name in ("images", "labels")]
+    tensors: list[Any] = [vars(dataset).get(name) for name in ("images", "labels")]
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
         count = min(_SAMPLED_ITEMS, len(dataset))
         batch = dataset.__getitems__([i * len(dataset) // count for i in range(count)])

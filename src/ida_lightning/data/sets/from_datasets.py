@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ida_lightning.data.base import MixingDataModule
-from ida_lightning.data.decoded import DecodedImages, labels_of
+from ida_lightning.data.decoded import DecodedImages, attribute_of, labels_of
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
 from ida_lightning.errors import InputError, at_least, inner_share
 
@@ -101,10 +101,10 @@ class FromDatasetsDataModule(MixingDataModule):
 
     def _names(self) -> Sequence[str]:
         source = self.sources["train"]
-        if names := getattr(source, "classes", None):
+        if names := attribute_of(source, "classes"):
             return [str(name) for name in names]
-        feature = (getattr(source, "features", None) or {}).get(self.label_key or "label")
-        if names := getattr(feature, "names", None):
+        feature = (attribute_of(source, "features") or {}).get(self.label_key or "label")
+        if names := attribute_of(feature, "names"):
             return [str(name) for name in names]
         return [str(label) for label in range(int(self._train_labels().amax()) + 1)]
 
