@@ -81,6 +81,13 @@ class DataFacts(NamedTuple):
     denormalise: Callable[[Tensor], Tensor] | None = None
 
     @property
+    def input_shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of the images that a network sees, or None unless all are known."""
+        if self.mean is None or not isinstance(self.image_size, int):
+            return None
+        return len(self.mean), self.image_size, self.image_size
+
+    @property
     def image_input(self) -> ImageInput | None:
         """What images a network sees, or None unless mean, standard deviation and size are all known."""
         if self.mean is None or self.std is None or self.image_size is None:

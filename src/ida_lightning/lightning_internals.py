@@ -15,6 +15,7 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.tuner.lr_finder import _LRCallback
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor, nn
 
@@ -60,6 +61,11 @@ def validation_stage(trainer: L.Trainer) -> Iterator[None]:
         yield
     finally:
         trainer.state.stage = before
+
+
+def searches_learning_rate(trainer: L.Trainer) -> bool:
+    """Say whether the learning rate finder runs its trial steps, for which it takes all other callbacks away."""
+    return any(isinstance(callback, _LRCallback) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 # --- what is logged and shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,7 @@ def try_network(network: nn.Module, shape: tuple[int, ...], num_classes: int, na
     if like.device.type == "meta":
         return
     devices = [like.device] if like.device.type == "cuda" else []
+    network = _copy_of(network)
     with eval_mode(network), torch.no_grad(), torch.random.fork_rng(devices=devices):
         try:
             output = network(torch.zeros(2, *shape, dtype=dtype, device=like.device))
@@ -82,6 +84,16 @@ def try_network(network: nn.Module, shape: tuple[int, ...], num_classes: int, na
         except Exception as error:
             raise failure(name, shape, error) from error
         check_logits(logits_of(output, name), 2, num_classes, name)
+
+
+def _copy_of(network: nn.Module) -> nn.Module:
+    """Return a copy, so that what a network counts in its forward pass is not counted; itself where it cannot be."""
+    if any(isinstance(parameter, nn.UninitializedParameter) for parameter in network.parameters()):
+        return network  # a lazy one gets its shapes from the trial
+    try:
+        return deepcopy(network)
+    except Exception:  # noqa: BLE001 (whatever a network of somebody else's holds)
+        return network
 
 
 def failure(name: str, shape: tuple[int, ...], error: Exception) -> InputError:

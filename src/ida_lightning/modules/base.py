@@ -6,14 +6,22 @@ import inspect
 from typing import Any, cast
 
 import lightning as L
+import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from ida_lightning.data_facts import facts_of
-from ida_lightning.errors import InputError
-from ida_lightning.lightning_internals import attached_trainer, configured_by_cli, logs_this_step, shows_progress_bar
-from ida_lightning.models import ImageInput
+from ida_lightning.errors import InputError, is_a, kind_of
+from ida_lightning.lightning_internals import (
+    attached_trainer,
+    configured_by_cli,
+    logs_this_step,
+    searches_learning_rate,
+    shows_progress_bar,
+    to_precision,
+)
+from ida_lightning.models import ImageInput, try_network
 from ida_lightning.modules.evaluation import EvaluatedModule
 from ida_lightning.modules.guards import FiniteRows, StepGuard
 from ida_lightning.modules.optimisation import make_optimizer
@@ -37,14 +45,20 @@ class ClassifierBase(EvaluatedModule):
         step_supervision: what the student is taught in the training step in progress; for the report of a loss that
             is NaN.
         finite_rows: counts the rows that a teacher spoils; None without a teacher.
+        input_shape: of one image, where the data module does not say it; None if unknown.
+        lr: learning rate that replaces that of the optimiser; None leaves it. Lightning's learning rate finder sets it.
     """
 
     finite_rows: FiniteRows | None = None
+    input_shape: tuple[int, ...] | None = None
 
     def __init__(self, num_classes: int, optimizer: OptimizerCallable, optimisation: Optimisation) -> None:
         super().__init__(num_classes)
-        self.optimisation = optimisation
+        self.optimisation = is_a("optimisation", optimisation, Optimisation)
         self.step_supervision: Supervision | None = None
+        self.lr: float | None = None
+        if not callable(optimizer):
+            raise InputError(f"optimizer: expected a function from parameters to optimiser, got {kind_of(optimizer)}")
         self._make_optimizer = optimizer
 
     @property
@@ -78,8 +92,28 @@ class ClassifierBase(EvaluatedModule):
                 "strategy: expected one that keeps the whole network in every process, such as ddp, got "
                 f"{type(trainer.strategy).__name__}"
             )
+        self._try_network(trainer)
+        if stage == "fit" and not any(parameter.requires_grad for parameter in self.trained_parameters()):
+            raise InputError(f"{self.owner}: expected parameters to train, all of them are frozen or there are none")
         if stage == "fit" and self.compile_args is not None:
             self.network.compile(**self.compile_args)
+
+    def _try_network(self, trainer: L.Trainer | None) -> None:
+        """Run the network once before anything is built around it, if it is known what it will see."""
+        facts = facts_of(trainer)
+        if facts.class_names is not None and len(facts.class_names) != self.num_classes:
+            known = len(facts.class_names)
+            raise InputError(f"num_classes: expected {known}, the classes of the data module, got {self.num_classes}")
+        shape = facts.input_shape or self.input_shape
+        if shape is None:
+            return
+        weights = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+        images = torch.float32 if trainer is None else to_precision(trainer, torch.zeros(1)).dtype
+        # A Trainer of true precision converts the weights after this, so float32 fits any.
+        if weights not in (torch.float32, images):
+            wanted = " or ".join(dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in (torch.float32, images)))
+            raise InputError(f"{self.owner}: expected weights in {wanted}, got {str(weights).removeprefix('torch.')}")
+        try_network(self.network, shape, self.num_classes, self.owner, weights)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return what the optimiser trains."""
@@ -87,7 +121,8 @@ class ClassifierBase(EvaluatedModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimiser of the trained network and its schedule."""
-        return make_optimizer(self.trained_parameters(), self._make_optimizer, self.optimisation, self.trainer)
+        parameters = self.trained_parameters()
+        return make_optimizer(parameters, self._make_optimizer, self.optimisation, self.trainer, self.owner, self.lr)
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Add a :class:`StepGuard` to the Trainer, once."""
@@ -105,7 +140,7 @@ class ClassifierBase(EvaluatedModule):
         Raises:
             InputError: if a subclass's ``configure_callbacks`` has lost the guard.
         """
-        if not self._is_guarded():
+        if not self._is_guarded() and not searches_learning_rate(self.trainer):
             raise InputError(
                 f"{type(self).__name__}.configure_callbacks: expected the callbacks of super().configure_callbacks() "
                 "among its own, which stop a run whose loss is NaN, got none"

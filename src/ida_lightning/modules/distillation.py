@@ -12,9 +12,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ida_lightning.adapters import as_mixed_batch
-from ida_lightning.errors import InputError
-from ida_lightning.lightning_internals import to_device, validation_stage
+from ida_lightning.data_facts import facts_of
+from ida_lightning.errors import InputError, at_least, is_a
+from ida_lightning.lightning_internals import attached_trainer, to_device, validation_stage
 from ida_lightning.losses import distillation_loss, mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import build_model
@@ -22,7 +22,7 @@ from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.evaluation import rows_that_count, update_metrics
 from ida_lightning.modules.guards import FiniteRows
 from ida_lightning.modules.hooks import SupervisionHooks
-from ida_lightning.modules.options import Loss, Optimisation, OptimizerCallable, Student, Teacher
+from ida_lightning.modules.options import Loss, Optimisation, OptimizerCallable, Student, Teacher, default_optimizer
 from ida_lightning.modules.short_names import (
     SHORT_NAMES,
     DistillationFields,
@@ -106,16 +106,20 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         optimisation: Optimisation = Optimisation(),  # noqa: B008 (frozen)
         **fields: Unpack[DistillationFields],
     ) -> None:
+        if optimizer in (DistillationModule.__init__.__defaults__ or ()):
+            optimizer = default_optimizer
         check_names(type(self).__name__, fields, SHORT_NAMES)
         teacher = merge_fields("teacher", teacher if isinstance(teacher, Teacher) else Teacher(teacher), fields)
         student = merge_fields("student", student if isinstance(student, Student) else Student(student), fields)
-        loss = merge_fields("loss", loss, fields)
-        optimisation = merge_fields("optimisation", optimisation, fields)
+        _check_two_networks(teacher.network, student.network)
+        loss = merge_fields("loss", is_a("loss", loss, Loss), fields)
+        optimisation = merge_fields("optimisation", is_a("optimisation", optimisation, Optimisation), fields)
         super().__init__(num_classes, optimizer, optimisation)
         self._save_plain_hyperparameters(
             plain_fields(teacher=teacher, student=student, loss=loss, optimisation=optimisation),
             ("teacher", "student", "loss", "optimizer", "optimisation", "lr_scheduler"),
         )
+        self.input_shape = (in_channels, at_least("image_size", image_size, 1), image_size)
         self.student = build_model(student.network, num_classes, in_channels, **(student.args or {}))
         self.temperature = loss.temperature
         self.soft_weight = loss.soft_weight
@@ -135,6 +139,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         super().setup(stage)
         if stage != "fit":
             return
+        self.teacher.input_shape = facts_of(attached_trainer(self)).input_shape or self.teacher.input_shape
         self.teacher.prepare(self.class_names(), self.image_input())
         if self.compile_args is not None:
             self._weighted_losses = torch.compile(weighted_losses, **self.compile_args)
@@ -165,13 +170,14 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
 
     def training_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """Compute the distillation loss of one batch."""
-        batch = as_mixed_batch(batch, self.num_classes)
+        batch = self.take_batch(batch)
         supervision = self.supervise(batch)
         student_logits = self(supervision.inputs)
         parts = self.loss_parts(student_logits, supervision)
         loss = torch.stack(list(parts.values())).sum()
         self.guard_step(supervision)
         if self.logs_loss():
+            self.intake.check()
             self.log("train/loss", loss, prog_bar=True)
             self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()})
         return loss
@@ -186,7 +192,8 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
 
     def on_train_start(self) -> None:
         """Log the teacher's accuracy and NLL on the validation images."""
-        if not self.trainer.val_dataloaders:
+        # Not the loader's own truth: that asks for a length, which a stream does not have.
+        if self.trainer.val_dataloaders is None or not sum(self.trainer.num_val_batches):
             return
         accuracy, nll = self._evaluate_teacher()
         values = {"teacher/val_acc": accuracy, "teacher/val_nll": nll}
@@ -207,9 +214,10 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         with validation_stage(self.trainer):
             for loader, batches in zip(loaders, self.trainer.num_val_batches, strict=True):
                 for number, fetched in enumerate(islice(loader, None if batches == float("inf") else int(batches))):
-                    batch = as_mixed_batch(to_device(self.trainer, fetched), self.num_classes)
+                    batch = self.take_batch(to_device(self.trainer, fetched))
                     rows = rows_that_count(loader, number, len(batch.inputs))
                     update_metrics(accuracy, nll, self.teacher(batch.inputs), batch, rows)
+        self.intake.check()
         return float(accuracy.compute()), float(nll.compute())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -232,6 +240,18 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         self.teacher.move(fn)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _check_two_networks(teacher: object, student: object) -> None:
+    """Refuse a student that is the teacher or has weights of it: the teacher is frozen, and so is what they share."""
+    if not isinstance(teacher, nn.Module) or not isinstance(student, nn.Module):
+        return
+    shared = {id(parameter) for parameter in teacher.parameters()}
+    if teacher is student or any(id(parameter) in shared for parameter in student.parameters()):
+        raise InputError(
+            "student: expected a network of its own, got the teacher or one that shares weights with it, which are "
+            "frozen; copy.deepcopy makes another"
+        )
 
 
 def weighted_losses(student_logits: Tensor, supervision: Supervision) -> tuple[Tensor, Tensor]:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from ida_lightning.data_facts import facts_of
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, is_a, positive
 from ida_lightning.modules.options import Optimisation, OptimizerCallable
 
 _WARMUP = 0.05  # share of all steps
 
 
 def make_optimizer(
-    parameters: list[nn.Parameter], make: OptimizerCallable, optimisation: Optimisation, trainer: L.Trainer
+    parameters: list[nn.Parameter],
+    make: OptimizerCallable,
+    optimisation: Optimisation,
+    trainer: L.Trainer,
+    owner: str,
+    lr: float | None = None,
 ) -> OptimizerLRScheduler:
     """Build the optimiser of parameters and its schedule, as ``configure_optimizers`` returns them.
 
@@ -28,22 +35,50 @@ def make_optimizer(
         make: from parameters to optimiser.
         optimisation: with the schedule; None there is warm-up and cosine to zero over the whole run.
         trainer: which knows the number of steps and the size of the global batch.
+        owner: whose metrics a schedule that needs one goes by: the first part of their names.
+        lr: of the first group of parameters, that of the others in proportion; None is what ``make`` gave.
 
     Raises:
         InputError: for a ``lr_reference_batch`` without a data module that says its ``batch_size``.
     """
-    optimizer = make(parameters)
+    optimizer = is_a("optimizer", make(parameters), Optimizer)
     if optimisation.lr_reference_batch is not None:
         factor = learning_rate_factor(optimisation.lr_reference_batch, trainer)
         for group in optimizer.param_groups:
             group["lr"] *= factor
+    if lr is not None:
+        _set_learning_rate(optimizer, positive("lr", lr))
     if optimisation.lr_scheduler is not None:
-        return [optimizer], [optimisation.lr_scheduler(optimizer)]
+        schedule = optimisation.lr_scheduler(optimizer)
+        if isinstance(schedule, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": _by_metric(schedule, trainer, owner)}
+        return [optimizer], [schedule]
     steps = trainer.estimated_stepping_batches
     if math.isinf(steps):  # a run without an end has no schedule
         return optimizer
     scheduler = LambdaLR(optimizer, warmup_and_cosine(int(steps)))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    first = float(optimizer.param_groups[0]["lr"])
+    for group in optimizer.param_groups:
+        group["lr"] = lr * float(group["lr"]) / first if first > 0 else lr
+    rank_zero_info(f"learning rate {lr:g}, the module's lr, in place of {first:g}")
+
+
+def _by_metric(schedule: ReduceLROnPlateau, trainer: L.Trainer, owner: str) -> Any:
+    """Return how Lightning steps a schedule that waits for a metric to stop improving: that of validation, if any."""
+    monitor = vars(schedule).get("monitor")  # Lightning's own class of that name has it
+    if monitor is None and not trainer.enable_validation:
+        monitor = "train/loss"
+        if schedule.mode == "max":
+            raise InputError("lr_scheduler: expected mode min without validation data, where it goes by train/loss")
+    elif monitor is None:
+        monitor = f"{owner}/val_nll" if schedule.mode == "min" else f"{owner}/val_acc"
+    rank_zero_info(f"lr_scheduler: {type(schedule).__name__} goes by {monitor}")
+    epochs = 1 if monitor.startswith("train/") else trainer.check_val_every_n_epoch or 1
+    return {"scheduler": schedule, "monitor": monitor, "frequency": epochs}
 
 
 def warmup_and_cosine(steps: int) -> Callable[[int], float]:

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ida_lightning.errors import InputError
-from ida_lightning.models import ImageInput, build_model, fingerprint, load_weights, pretrained_input, put_weights
+from ida_lightning.models import (
+    ImageInput,
+    build_model,
+    failure,
+    fingerprint,
+    load_weights,
+    logits_of,
+    pretrained_input,
+    put_weights,
+)
 from ida_lightning.modules.options import Teacher
 
 
@@ -44,7 +53,7 @@ class FrozenTeacher:
     ) -> None:
         self.source = options.network
         self.num_classes = num_classes
-        self.input_shape = (in_channels, image_size, image_size)
+        self.input_shape: tuple[int, ...] = (in_channels, image_size, image_size)
         self.checkpoint = options.checkpoint
         self.args = options.args or {}
         self.precision = options.precision
@@ -74,13 +83,19 @@ class FrozenTeacher:
             _check_classes(weights.class_names, class_names)
             put_weights(network, weights, self.checkpoint, "teacher_checkpoint")
             trained_on = weights.image_input
-        self.network = network.requires_grad_(False).eval()
+        for parameter in network.parameters():  # not requires_grad_, which a scripted network refuses
+            parameter.requires_grad = False
+        self.network = network.eval()
         self.fingerprint = fingerprint(network)
         self._adapt = _adaptation(trained_on, image_input)
         if self._adapt is not None:
             rank_zero_info(f"teacher: gets images of its own kind, {trained_on}, the student {image_input}")
         self._check_output()
         if self.compile_args is not None:
+            if isinstance(network, torch.jit.ScriptModule):
+                raise InputError(
+                    "compile_args: expected none with a teacher that is TorchScript, which is compiled already"
+                )
             network.compile(**self.compile_args)  # in place: names in the state dict stay
 
     def _check_pretrained(self, name: str) -> None:
@@ -98,17 +113,21 @@ class FrozenTeacher:
             )
 
     def _check_output(self) -> None:
-        like = next(self.network.parameters(), torch.zeros(1))  # type: ignore[union-attr]
-        try:
-            shape = tuple(self(like.new_zeros(1, *self.input_shape)).shape)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(
-                f"teacher: expected a network for images {self.input_shape}, it fails on one: {error}"
-            ) from error
-        if shape != (1, self.num_classes):
+        like = next((p for p in self.network.parameters()), torch.zeros(1))  # type: ignore[union-attr]
+        if like.device.type == "meta":
+            raise InputError("teacher: expected weights, got a network on the meta device, which has none")
+        devices = [like.device] if like.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            try:
+                logits = self(torch.zeros(1, *self.input_shape, device=like.device))
+            except InputError:
+                raise
+            except Exception as error:
+                raise failure("teacher", self.input_shape, error) from error
+        if logits.shape != (1, self.num_classes):
             raise InputError(
                 f"teacher: expected logits of the student's {self.num_classes} classes, got output of shape "
-                f"{shape} for one image"
+                f"{tuple(logits.shape)} for one image"
             )
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
@@ -147,10 +166,13 @@ class FrozenTeacher:
     def _forward(self, images: Tensor) -> Tensor:
         network = cast(nn.Module, self.network)
         if self.precision is None:
-            return cast(Tensor, network(images))
+            weights = next((p.dtype for p in network.parameters() if p.is_floating_point()), images.dtype)
+            if weights != images.dtype and not torch.is_autocast_enabled(images.device.type):
+                images = images.to(weights)  # a teacher in float16 that was given from Python, say
+            return logits_of(network(images), "teacher")
         dtype = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[self.precision]
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            return cast(Tensor, network(images.float()))
+            return logits_of(network(images.float()), "teacher")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         """Return itself: copies of the student share the teacher."""
