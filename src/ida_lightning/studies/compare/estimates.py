@@ -60,7 +60,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean, standard deviation and the 95 % interval of the mean by Student's t; None without values.
+    """Estimate mean, standard deviation and the 95 % interval of the mean by Student's t; None without values.
 
     Of one value there is no interval, nor of values that are all the same: with few seeds on few images that happens
     by chance, and an interval without width would claim certainty.

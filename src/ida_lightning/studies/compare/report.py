@@ -44,12 +44,12 @@ def summary_csv(results: Sequence[Result], settings: Settings) -> str:
     for weights in WEIGHTS:
         for metric in (*METRICS, TIME) if weights == "last" else METRICS:
             for method in settings.methods:
-                own = level(results, method, weights, metric)
-                if own is None:
+                value = level(results, method, weights, metric)
+                if value is None:
                     continue
                 pair = difference(results, method, settings.reference, weights, metric)
                 row: dict[str, Any] = {"weights": weights, "metric": metric.key, "method": method}
-                row |= {"seeds": own.seeds, "mean": own.mean, "std": own.std}
+                row |= {"seeds": value.seeds, "mean": value.mean, "std": value.std}
                 shown = pair._asdict() if pair is not None and method != settings.reference else {}
                 names = {"pairs": "seeds", "difference": "mean", "low": "low", "high": "high"}
                 rows.append(row | {name: shown.get(key) for name, key in names.items()})
