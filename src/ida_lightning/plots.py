@@ -94,7 +94,7 @@ def plot_corrections(
 
 
 def _with_others(mix_classes: list[int], values: Tensor, others: int) -> list[int]:
-    """Return the classes ``own`` and the ``others`` ones that have the largest values."""
+    """Return the classes of the mix and the ``others`` ones that have the largest values."""
     ranked: list[int] = values.argsort(descending=True, stable=True).tolist()
     return mix_classes + [label for label in ranked if label not in mix_classes][:others]
 
