@@ -11,7 +11,6 @@ import torch
 from ida_lightning.studies.compare.estimates import METRICS, difference, estimate, extra_cost, level, other_starts
 from ida_lightning.studies.compare.picture import plot_curves, plot_differences
 from ida_lightning.studies.compare.report import summary
-from ida_lightning.studies.compare.run import StepTimer
 from ida_lightning.studies.compare.scores import _figures
 from ida_lightning.studies.compare.settings import Settings
 
@@ -129,17 +128,3 @@ def test_curves_have_every_method_at_its_number(tmp_path):
         expected = level(results, method, "best", METRICS[0])
         assert line.get_ydata() == pytest.approx([100 * expected.low, 100 * expected.high])
     assert figure.axes[3].lines[0].get_ydata() == pytest.approx([0.55, 0.8])
-
-
-def test_steps_are_timed_without_validation_and_warm_up(monkeypatch):
-    clock = iter([0.0, 3.0, 10.0, 14.0])  # a start and an end for each of two epochs
-    monkeypatch.setattr("ida_lightning.studies.compare.run._now", lambda module: next(clock))
-    timer = StepTimer()
-    for _ in range(2):
-        for _ in range(4):
-            timer.on_train_batch_end(None, None, None, None, 0)
-        timer.on_validation_start(None, None)
-        timer.on_train_epoch_end(None, None)
-    assert timer.stretches == pytest.approx([1.0, 4 / 3])
-    assert timer.seconds_per_batch == pytest.approx(7 / 6)
-    assert StepTimer().seconds_per_batch is None
