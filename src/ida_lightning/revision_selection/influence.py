@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError
+from ida_lightning.errors import positive
 
 
 def teaching_residuals(logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -99,8 +99,7 @@ def solve_gauss_newton(
         tensor([[ 1.],
                 [-1.]], dtype=torch.float64)
     """
-    if not damping > 0:
-        raise InputError(f"damping: expected a number > 0, got {damping}")
+    positive("damping", damping)
     diagonal = curvature(features, probs) + damping
     direction = torch.zeros_like(gradient)
     left = gradient.clone()
