@@ -108,5 +108,10 @@ def _one_title(parts: list[str]) -> str:
 
 
 def shortened(name: str, letters: int) -> str:
-    """Return a class name of at most so many letters for a picture, where a dollar would start a formula."""
+    r"""Return a class name of at most so many letters for a picture, where a dollar would start a formula.
+
+    Example:
+        >>> print(shortened("dog", 14), shortened("$dog$", 4))
+        dog \$do…
+    """
     return (name if len(name) <= letters else name[: letters - 1] + "…").replace("$", r"\$")
