@@ -5,6 +5,7 @@ from .callbacks import ExportCallback as ExportCallback
 from .callbacks import PanelCallback as PanelCallback
 from .callbacks import PredictionsCallback as PredictionsCallback
 from .callbacks import SpeedCallback as SpeedCallback
+from .callbacks import StepTimer as StepTimer
 from .data import CIFAR10DataModule as CIFAR10DataModule
 from .data import CIFAR100DataModule as CIFAR100DataModule
 from .data import DigitsDataModule as DigitsDataModule
