@@ -14,7 +14,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ida_lightning.callbacks import ExportCallback, StepTimer
+from ida_lightning.callbacks import CheckpointCallback, ExportCallback, StepTimer
 from ida_lightning.cli import IDACLI, one_line
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
@@ -60,7 +60,8 @@ def run_cell(cell: Cell) -> None:
         kind = type(module).__name__
         raise InputError(f"model: expected a module of one network, such as DistillationModule, got {kind}")
     initial_weights = fingerprint(module.network)
-    timer, checkpoint = StepTimer(), _checkpoint(cell, module)
+    timer = StepTimer()
+    checkpoint = CheckpointCallback(cell.folder / "weights", f"{module.owner}/val_acc", save_weights_only=True)
     # Weights are kept in the cell's folder and nowhere else.
     others = [c for c in trainer.callbacks if not isinstance(c, (ModelCheckpoint, ExportCallback))]
     trainer.callbacks = [*others, timer, checkpoint]
@@ -98,19 +99,6 @@ def run_cell(cell: Cell) -> None:
         shutil.rmtree(cell.folder / "weights")
     with replacing(cell.folder / "cell.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _checkpoint(cell: Cell, module: ClassifierBase) -> ModelCheckpoint:
-    """Save the weights of the best epoch on validation, and the last ones if they are to be kept."""
-    return ModelCheckpoint(
-        dirpath=cell.folder / "weights",
-        filename="best",
-        monitor=f"{module.owner}/val_acc",
-        mode="max",
-        save_last=cell.keep_weights,
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
 
 
 def _watched(cell: Cell) -> dict[str, Any]:
