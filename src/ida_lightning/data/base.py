@@ -49,6 +49,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
         image_size: height and width in pixels.
         mean: per channel, for pixel values from 0 to 1.
         std: per channel.
+        crop: share of the short side of an image that evaluation sees of it, in the middle; 1 for all.
         origins: where each split comes from, in words, for the log; :meth:`load` may fill it.
 
     Args:
@@ -85,6 +86,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop: float = 1.0
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ida_lightning.data.image_files import UNREADABLE, as_seen
@@ -113,9 +114,12 @@ class DecodedImages(Dataset[MixedBatch]):
 
     def name_of(self, row: int) -> str:
         """The file of a row, where the source knows it, else its number."""
-        number = int(self.rows[row])
+        return self.file_of(row) or f"item {int(self.rows[row])}"
+
+    def file_of(self, row: int) -> str | None:
+        """The file of a row; None if the source does not know it."""
         samples = attribute_of(self.source, "samples")
-        return str(samples[number][0]) if samples else f"item {number}"
+        return str(samples[int(self.rows[row])][0]) if samples else None
 
     def known_labels(self) -> Tensor | None:
         """Return the labels of all rows, or None if the source has no list of them."""
@@ -133,6 +137,16 @@ class DecodedImages(Dataset[MixedBatch]):
             torch.cat([batch.inputs for batch in batches]),
             torch.cat([batch.label_mix.labels[:, 0] for batch in batches]),
         )
+
+
+def middle_of(size: int, crop: float) -> v2.Transform:
+    """Return a transform that resizes an image and takes the square in its middle, for evaluation.
+
+    Args:
+        size: of the square in pixels.
+        crop: share of the short side that the square keeps.
+    """
+    return v2.Compose([v2.Resize(round(size / crop), antialias=True), v2.CenterCrop(size)])
 
 
 def attribute_of(source: Any, *names: str) -> Any:

@@ -23,7 +23,8 @@ def lines_about(splits: Mapping[str, Any], origins: Mapping[str, str], class_nam
     """
     counts = [f"{name} {len(split):,} images" for name, split in splits.items()]
     said = [f" ({origins[name]})" if name in origins else "" for name in splits]
-    absent = [f"no {name} images" for name in ("train", "val", "test") if name not in splits]
+    usual = () if set(splits) == {"predict"} else ("train", "val", "test")
+    absent = [f"no {name} images" for name in usual if name not in splits]
     yield "data: " + "; ".join([*map("".join, zip(counts, said, strict=True)), *absent])
     for name, split in splits.items():
         labels = _labels(split)

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data.base import MixingDataModule
-from ida_lightning.data.decoded import DecodedImages
+from ida_lightning.data.decoded import DecodedImages, middle_of
 from ida_lightning.data.image_files import (
     ImageFiles,
     class_folders,
@@ -76,6 +76,7 @@ class ImageFolderDataModule(MixingDataModule):
     """
 
     channels = 3
+    crop = 7 / 8
 
     def __init__(
         self,
@@ -180,7 +181,7 @@ class ImageFolderDataModule(MixingDataModule):
         return rows[train], rows[held]
 
     def _decoded(self, name: str, source: ImageFiles, rows: np.ndarray) -> DecodedImages:
-        transform = self._train_transform() if name == "train" else self._test_transform()
+        transform = self._train_transform() if name == "train" else middle_of(self.image_size, self.crop)
         return DecodedImages(
             source,
             len(source.classes),
@@ -193,9 +194,6 @@ class ImageFolderDataModule(MixingDataModule):
 
     def _train_transform(self) -> v2.Transform:
         return v2.RandomResizedCrop(self.image_size, scale=(self.min_scale, 1.0), antialias=True)
-
-    def _test_transform(self) -> v2.Transform:
-        return v2.Compose([v2.Resize(round(self.image_size * 8 / 7), antialias=True), v2.CenterCrop(self.image_size)])
 
     def _folder(self, what: str, name: str) -> Path:
         folder = self.root / name
