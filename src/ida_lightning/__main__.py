@@ -11,6 +11,7 @@ from ida_lightning.cli.messages import importing_from_here
 from ida_lightning.errors import InputError
 from ida_lightning.studies.audit.command import AuditCLI
 from ida_lightning.studies.compare import compare
+from ida_lightning.studies.predict import is_from_weights, predict_images
 
 
 def main(args: list[str] | None = None) -> None:
@@ -26,6 +27,8 @@ def main(args: list[str] | None = None) -> None:
                 failed = compare(given[1:])
                 if failed:
                     raise SystemExit(failed)
+            elif is_from_weights(given):
+                predict_images(given[1:])
             else:
                 AuditCLI(args).run()
     except InputError as error:

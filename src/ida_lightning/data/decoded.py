@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from ida_lightning.data.image_files import UNREADABLE, as_seen
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.errors import InputError, kind_of
 from ida_lightning.label_mix import LabelMix
@@ -33,6 +35,7 @@ class DecodedImages(Dataset[MixedBatch]):
         num_classes: labels are 0 ... num_classes - 1.
         channels: that every image must have.
         rows: which items; None for all.
+        unlabelled: take the label -1, which stands for one that is not known.
         transform: from a decoded image to one of the kinds above, uint8, all of one size.
         seed: of the transform's draws.
         image_key: of mappings; None tries the usual ones.
@@ -53,6 +56,7 @@ class DecodedImages(Dataset[MixedBatch]):
         seed: int = 0,
         image_key: str | None = None,
         label_key: str | None = None,
+        unlabelled: bool = False,
     ) -> None:
         self.source = source
         self.num_classes = num_classes
@@ -62,6 +66,7 @@ class DecodedImages(Dataset[MixedBatch]):
         self.seed = seed
         self.image_key = image_key
         self.label_key = label_key
+        self.unlabelled = unlabelled
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,12 +100,13 @@ class DecodedImages(Dataset[MixedBatch]):
             image, label = item_of(self.source[int(self.rows[row])], self.image_key, self.label_key)
             if isinstance(image, Image.Image):
                 image.load()
+                image = as_seen(image)
             image = _as_uint8(self.transform(image) if self.transform else image)
         except InputError as error:
             raise InputError(f"{self.name_of(row)}: {error}") from error
-        except (OSError, SyntaxError) as error:  # what Pillow raises for damaged files
+        except UNREADABLE as error:
             raise InputError(f"{self.name_of(row)}: not readable as an image ({error})") from error
-        if not 0 <= label < self.num_classes:
+        if not (0 <= label < self.num_classes or (self.unlabelled and label == -1)):
             raise InputError(f"{self.name_of(row)}: expected a label 0 ... {self.num_classes - 1}, got {label}")
         if image.shape[0] != self.channels:
             raise InputError(f"{self.name_of(row)}: expected {self.channels} channels, got {image.shape[0]}")
@@ -108,9 +114,18 @@ class DecodedImages(Dataset[MixedBatch]):
 
     def name_of(self, row: int) -> str:
         """The file of a row, where the source knows it, else its number."""
-        number = int(self.rows[row])
+        return self.file_of(row) or f"item {int(self.rows[row])}"
+
+    def file_of(self, row: int) -> str | None:
+        """The file of a row; None if the source does not know it."""
         samples = attribute_of(self.source, "samples")
-        return str(samples[number][0]) if samples else f"item {number}"
+        return str(samples[int(self.rows[row])][0]) if samples else None
+
+    def known_labels(self) -> Tensor | None:
+        """Return the labels of all rows, or None if the source has no list of them."""
+        if attribute_of(self.source, "targets", "labels", "column_names") is None:
+            return None
+        return labels_of(self.source, label_key=self.label_key)[torch.from_numpy(self.rows)]
 
     def in_memory(self) -> InMemoryImages:
         """Everything decoded once; for sets that fit."""
@@ -122,6 +137,16 @@ class DecodedImages(Dataset[MixedBatch]):
             torch.cat([batch.inputs for batch in batches]),
             torch.cat([batch.label_mix.labels[:, 0] for batch in batches]),
         )
+
+
+def middle_of(size: int, crop: float) -> v2.Transform:
+    """Return a transform that resizes an image and takes the square in its middle, for evaluation.
+
+    Args:
+        size: of the square in pixels.
+        crop: share of the short side that the square keeps.
+    """
+    return v2.Compose([v2.Resize(round(size / crop), antialias=True), v2.CenterCrop(size)])
 
 
 def attribute_of(source: Any, *names: str) -> Any:

@@ -1,15 +1,21 @@
 """Networks by timm name, and their weights."""
 
 from ida_lightning.models.build import build_model, eval_mode
+from ida_lightning.models.recipe import NetworkFile, Recipe, describe, load_network, read_recipe
 from ida_lightning.models.weights import ImageInput, Weights, fingerprint, load_weights, pretrained_input, put_weights
 
 __all__ = [
     "ImageInput",
+    "NetworkFile",
+    "Recipe",
     "Weights",
     "build_model",
+    "describe",
     "eval_mode",
     "fingerprint",
+    "load_network",
     "load_weights",
     "pretrained_input",
     "put_weights",
+    "read_recipe",
 ]

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import traceback
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ida_lightning.callbacks import CheckpointCallback, ExportCallback
+from ida_lightning.callbacks import CheckpointCallback, ExportCallback, StepTimer
 from ida_lightning.cli import IDACLI, one_line
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
@@ -26,47 +25,6 @@ from ida_lightning.studies.compare.scores import evaluate
 
 # Written while a cell runs and not the figures of an earlier run, which stay until there are newer ones.
 _KEPT = ("cell.json", "log.txt")
-
-
-class StepTimer(L.Callback):
-    """Measures a training step by the clock, without validation and without the first step of a stretch.
-
-    An accelerator is waited for at the ends of a stretch (an epoch, or what lies between two validations), not in it.
-
-    Attributes:
-        stretches: seconds per batch of each.
-    """
-
-    def __init__(self) -> None:
-        self.stretches: list[float] = []
-        self._since: float | None = None
-        self._batches = 0
-
-    @property
-    def seconds_per_batch(self) -> float | None:
-        """The median over stretches, which a busy minute does not move; None if no stretch had two batches."""
-        return median(self.stretches) if self.stretches else None
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Start the clock, or count."""
-        if self._since is None:
-            self._since, self._batches = _now(pl_module), 0
-        else:
-            self._batches += 1
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop the clock."""
-        if self._since is not None and self._batches:
-            self.stretches.append((_now(pl_module) - self._since) / self._batches)
-        self._since = None
-
-    on_train_epoch_end = on_validation_start
-
-
-def _now(module: L.LightningModule) -> float:
-    if module.device.type == "cuda":
-        torch.cuda.synchronize(module.device)
-    return perf_counter()
 
 
 def attempt(cell: Cell) -> str | None:
