@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,9 @@ from ida_lightning.data.image_files import (
     summary_of,
 )
 from ida_lightning.data.in_memory import carve
-from ida_lightning.errors import InputError, at_least, positive_share, share
+from ida_lightning.errors import InputError, at_least, flag, kind_of, positive_share, share
+
+Transform = Callable[[Any], Any]
 
 
 class _Part(NamedTuple):
@@ -57,7 +60,13 @@ class ImageFolderDataModule(MixingDataModule):
             ``train_folder``; the other images of ``train_folder`` train.
         test_files: likewise.
         val_share: of the training images; 0 for no validation, 1 for nothing else.
-        min_scale: the smallest share of an image's area that a random crop may take.
+        min_scale: the smallest share of an image's area that a random crop may take; 1 for all that fits.
+        transform: of training images, after the random crop: a callable on RGB images such as one of
+            ``torchvision.transforms.v2``, or a list of them. It may leave PIL images, uint8 or floating point pixels
+            from 0 to 1; normalisation and mixing come after it, so student and teacher see the same picture. Random
+            ones may draw from torch, numpy or ``random``.
+        train_crop: whether there is a random crop; without it ``transform`` gets whole images, and has to make them
+            ``image_size``.
         mean: per channel, for pixel values from 0 to 1; those of ImageNet.
         std: likewise.
         augmentation: see :class:`MixingDataModule`; on the device, after the crop.
@@ -90,6 +99,8 @@ class ImageFolderDataModule(MixingDataModule):
         test_files: str | None = None,
         val_share: float | None = None,
         min_scale: float = 0.08,
+        transform: Transform | list[Transform] | None = None,
+        train_crop: bool = True,
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         augmentation: Augmentation = Augmentation(flip=True),  # noqa: B008 (frozen)
@@ -110,6 +121,11 @@ class ImageFolderDataModule(MixingDataModule):
         self.val_files, self.test_files = val_files, test_files
         self.val_share = val_share
         self.min_scale = positive_share("min_scale", min_scale)
+        self.transforms = list(transform) if isinstance(transform, (list, tuple)) else [transform] if transform else []
+        for step in self.transforms:
+            if not callable(step) or isinstance(step, type):
+                raise InputError(f"transform: expected callables on images, got {kind_of(step)}")
+        self.train_crop = flag("train_crop", train_crop)
 
     @property
     def class_names(self) -> list[str]:  # type: ignore[override]
@@ -190,10 +206,13 @@ class ImageFolderDataModule(MixingDataModule):
             transform,
             self.seed,
             unlabelled=name == "predict",
+            size=self.image_size,
         )
 
-    def _train_transform(self) -> v2.Transform:
-        return v2.RandomResizedCrop(self.image_size, scale=(self.min_scale, 1.0), antialias=True)
+    def _train_transform(self) -> Transform | None:
+        crop = v2.RandomResizedCrop(self.image_size, scale=(self.min_scale, 1.0), antialias=True)
+        steps = [crop, *self.transforms] if self.train_crop else self.transforms
+        return v2.Compose(steps) if len(steps) > 1 else next(iter(steps), None)
 
     def _folder(self, what: str, name: str) -> Path:
         folder = self.root / name
