@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
+from ida_lightning.models import exportable
 from ida_lightning.models.recipe import KEY as RECIPE_KEY
 from ida_lightning.modules.base import ClassifierBase
 
@@ -27,7 +28,7 @@ class ExportCallback(L.Callback):
         path: file name, ending in ``.safetensors``; folders are made.
 
     Raises:
-        InputError: for another ending.
+        InputError: for another ending and, when a fit starts, for weights that such a file cannot hold.
     """
 
     def __init__(self, path: str) -> None:
@@ -35,12 +36,17 @@ class ExportCallback(L.Callback):
         if self.path.suffix != ".safetensors":
             raise InputError(f"path: expected a name that ends in .safetensors, got {path!r}")
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check before the work that the network can be exported after it."""
+        if isinstance(pl_module, ClassifierBase):
+            exportable(pl_module.network)
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file on one process, if the fit was no trial."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         assert isinstance(pl_module, ClassifierBase)
-        tensors = {name: t.detach().cpu().clone() for name, t in pl_module.network.state_dict().items()}
+        tensors = exportable(pl_module.network)
         facts = {
             "class_names": pl_module.class_names(),
             "image_input": pl_module.image_input(),
