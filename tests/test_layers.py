@@ -14,7 +14,7 @@ LAYERS = [
     {"files", "label_mix"},
     {"isotonic", "mixing", "losses", "supervision"},
     {"metrics", "models", "plots", "adapters", "augment"},
-    {"picking", "revision_selection", "lightning_internals"},
+    {"picking", "revision_selection", "truth", "lightning_internals"},
     {"data_facts"},
     {"data", "modules"},
     {"methods"},
@@ -23,7 +23,7 @@ LAYERS = [
     {"studies"},
     {"__main__"},
 ]
-NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"metrics", "revision_selection", "picking"}
+NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"metrics", "revision_selection", "picking", "truth"}
 
 
 # What Lightning's documentation does not promise, as attributes, methods that are overridden and imports.

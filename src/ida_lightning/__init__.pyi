@@ -1,15 +1,18 @@
 from .adapters import as_mixed_batch as as_mixed_batch
 from .augment import Augmentation as Augmentation
+from .callbacks import CheckpointCallback as CheckpointCallback
 from .callbacks import ExportCallback as ExportCallback
 from .callbacks import PanelCallback as PanelCallback
 from .callbacks import PredictionsCallback as PredictionsCallback
 from .callbacks import SpeedCallback as SpeedCallback
+from .callbacks import StepTimer as StepTimer
 from .data import CIFAR10DataModule as CIFAR10DataModule
 from .data import CIFAR100DataModule as CIFAR100DataModule
 from .data import DigitsDataModule as DigitsDataModule
 from .data import FashionMNISTDataModule as FashionMNISTDataModule
 from .data import FromDatasetsDataModule as FromDatasetsDataModule
 from .data import ImageFolderDataModule as ImageFolderDataModule
+from .data import ImagesDataModule as ImagesDataModule
 from .data import MixingDataModule as MixingDataModule
 from .data import TinyImageNetDataModule as TinyImageNetDataModule
 from .errors import InputError as InputError
@@ -33,10 +36,13 @@ from .methods import IsotonicSoftLabelCallback as IsotonicSoftLabelCallback
 from .methods import LabelRevisionCallback as LabelRevisionCallback
 from .methods import LossMethod as LossMethod
 from .methods import OrderPenaltyCallback as OrderPenaltyCallback
+from .methods import Ramp as Ramp
 from .methods import RevisionLossCallback as RevisionLossCallback
 from .methods import SmoothingControlCallback as SmoothingControlCallback
 from .methods import SupervisionMethod as SupervisionMethod
 from .methods import TeacherLabelCallback as TeacherLabelCallback
+from .methods import TruthBlendCallback as TruthBlendCallback
+from .methods import ValueExchangeCallback as ValueExchangeCallback
 from .metrics import OrderStatistics as OrderStatistics
 from .metrics import expected_calibration_error as expected_calibration_error
 from .metrics import fit_temperature as fit_temperature
@@ -55,6 +61,7 @@ from .mixing import draw_mosaic as draw_mosaic
 from .mixing import mix_images as mix_images
 from .mixing import mix_labels as mix_labels
 from .models import build_model as build_model
+from .models import load_network as load_network
 from .models import load_weights as load_weights
 from .models import put_weights as put_weights
 from .modules import (
@@ -92,5 +99,9 @@ from .supervision import Supervision as Supervision
 from .supervision import SupervisionHook as SupervisionHook
 from .supervision import add_soft_labels as add_soft_labels
 from .supervision import blend_soft_labels as blend_soft_labels
+from .truth import blend_with_truth as blend_with_truth
+from .truth import exchange_values as exchange_values
+from .truth import isotonic_with_margin as isotonic_with_margin
+from .truth import missed_rows as missed_rows
 
 __version__: str

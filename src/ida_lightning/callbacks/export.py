@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 from ida_lightning.models import exportable
+from ida_lightning.models.recipe import KEY as RECIPE_KEY
 from ida_lightning.modules.base import ClassifierBase
 
 
@@ -20,7 +21,8 @@ class ExportCallback(L.Callback):
 
     A run that was interrupted or crashed writes nothing and leaves an older file as it was; the file appears
     whole or not at all. So what is there is a finished network: use it as ``teacher_checkpoint``. With weight
-    averaging it holds the averaged weights.
+    averaging it holds the averaged weights. It says how its network is built, if that has a name: then the file alone
+    is enough for ``ida-lightning predict --weights FILE --images FOLDER``.
 
     Args:
         path: file name, ending in ``.safetensors``; folders are made.
@@ -45,7 +47,11 @@ class ExportCallback(L.Callback):
             return
         assert isinstance(pl_module, ClassifierBase)
         tensors = exportable(pl_module.network)
-        facts = {"class_names": pl_module.class_names(), "image_input": pl_module.image_input()}
+        facts = {
+            "class_names": pl_module.class_names(),
+            "image_input": pl_module.image_input(),
+            RECIPE_KEY: pl_module.recipe(),
+        }
         metadata = {key: json.dumps(value) for key, value in facts.items()}
         with replacing(self.path) as unfinished:
             save_file(tensors, unfinished, metadata)

@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from ida_lightning.data_facts import facts_of
-from ida_lightning.errors import InputError, is_a, kind_of
+from ida_lightning.errors import InputError, is_a, kind_of, positive
 from ida_lightning.lightning_internals import (
     attached_trainer,
     configured_by_cli,
@@ -21,10 +22,11 @@ from ida_lightning.lightning_internals import (
     shows_progress_bar,
     to_precision,
 )
-from ida_lightning.models import ImageInput, try_network
+from ida_lightning.models import ImageInput, describe, try_network
+from ida_lightning.models.recipe import KEY as RECIPE_KEY
 from ida_lightning.modules.evaluation import EvaluatedModule
 from ida_lightning.modules.guards import FiniteRows, StepGuard
-from ida_lightning.modules.optimisation import make_optimizer
+from ida_lightning.modules.optimisation import make_optimizer, set_learning_rate
 from ida_lightning.modules.options import Optimisation, OptimizerCallable
 from ida_lightning.supervision import Supervision
 
@@ -46,7 +48,6 @@ class ClassifierBase(EvaluatedModule):
             is NaN.
         finite_rows: counts the rows that a teacher spoils; None without a teacher.
         input_shape: of one image, where the data module does not say it; None if unknown.
-        lr: learning rate that replaces that of the optimiser; None leaves it. Lightning's learning rate finder sets it.
     """
 
     finite_rows: FiniteRows | None = None
@@ -56,10 +57,27 @@ class ClassifierBase(EvaluatedModule):
         super().__init__(num_classes)
         self.optimisation = is_a("optimisation", optimisation, Optimisation)
         self.step_supervision: Supervision | None = None
-        self.lr: float | None = None
+        self._lr: float | None = None
         if not callable(optimizer):
             raise InputError(f"optimizer: expected a function from parameters to optimiser, got {kind_of(optimizer)}")
         self._make_optimizer = optimizer
+
+    @property
+    def lr(self) -> float | None:
+        """Learning rate that replaces that of the optimiser; None leaves it. Lightning's finder looks for this name."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: float | None) -> None:
+        self._lr = None if lr is None else positive("lr", lr)
+        trainer = attached_trainer(self)
+        if lr is not None and trainer is not None:  # the finder as a callback sets it when the fit has its optimiser
+            for optimizer in trainer.optimizers:
+                set_learning_rate(optimizer, lr)
+            for config in trainer.lr_scheduler_configs:
+                if isinstance(config.scheduler, LRScheduler):
+                    groups = config.scheduler.optimizer.param_groups
+                    config.scheduler.base_lrs = [group["initial_lr"] for group in groups]
 
     @property
     def compile_args(self) -> dict[str, Any] | None:
@@ -159,8 +177,13 @@ class ClassifierBase(EvaluatedModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what goes in and what comes out beside the weights, so that a student can check it."""
         checkpoint["class_names"] = self.class_names()
+        checkpoint[RECIPE_KEY] = self.recipe()
         seen = self.image_input()
         checkpoint["image_input"] = None if seen is None else tuple(seen)  # a plain tuple loads with weights_only
+
+    def recipe(self) -> dict[str, Any]:
+        """Return how the network is built; see :class:`ida_lightning.models.Recipe`."""
+        return describe(self.network, self.num_classes, facts_of(attached_trainer(self)).crop)
 
     def class_names(self) -> list[str] | None:
         """Return what the outputs stand for, if the data module in use says so."""

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from ida_lightning.data_facts import facts_of
-from ida_lightning.errors import InputError, is_a, positive
+from ida_lightning.errors import InputError, is_a
 from ida_lightning.modules.options import Optimisation, OptimizerCallable
 
 _WARMUP = 0.05  # share of all steps
@@ -47,7 +47,7 @@ def make_optimizer(
         for group in optimizer.param_groups:
             group["lr"] *= factor
     if lr is not None:
-        _set_learning_rate(optimizer, positive("lr", lr))
+        set_learning_rate(optimizer, lr)
     if optimisation.lr_scheduler is not None:
         schedule = optimisation.lr_scheduler(optimizer)
         if isinstance(schedule, ReduceLROnPlateau):
@@ -60,10 +60,13 @@ def make_optimizer(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def _set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    first = float(optimizer.param_groups[0]["lr"])
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate of the first group of parameters, that of the others in proportion, and say so."""
+    # With a schedule this is what it started from, and goes on from.
+    key = "initial_lr" if "initial_lr" in optimizer.param_groups[0] else "lr"
+    first = float(optimizer.param_groups[0][key])
     for group in optimizer.param_groups:
-        group["lr"] = lr * float(group["lr"]) / first if first > 0 else lr
+        group[key] = lr * float(group[key]) / first if first > 0 else lr
     rank_zero_info(f"learning rate {lr:g}, the module's lr, in place of {first:g}")
 
 

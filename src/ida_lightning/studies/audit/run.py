@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -14,7 +13,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -22,7 +20,7 @@ from ida_lightning.data import MixingDataModule
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.files import replacing
 from ida_lightning.label_mix import LabelMix
-from ida_lightning.lightning_internals import in_precision, move_to_device
+from ida_lightning.lightning_internals import in_precision, move_to_device, with_progress_bar
 from ida_lightning.methods import (
     AddedTermCallback,
     AuthorsIsotonicCallback,
@@ -133,8 +131,7 @@ def measure_teacher(
         return revise_soft_labels(soft_labels, mix, revision.eta, revision.which, temperature, revision.space)
 
     def progress(title: str) -> Callable[[Iterable[int]], Iterable[int]]:
-        quiet = trainer.progress_bar_callback is None
-        return lambda numbers: Tqdm(numbers, desc=title, unit="batch", disable=quiet, file=sys.stderr)
+        return lambda numbers: with_progress_bar(trainer, numbers, title)
 
     stddevs = []
     if stddev_batches is not None:
