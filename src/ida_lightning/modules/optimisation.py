@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -14,8 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError
 from ida_lightning.modules.options import Optimisation, OptimizerCallable
-
-_WARMUP = 0.05  # share of all steps
+from ida_lightning.modules.schedules import stepped, warmup_and_cosine
 
 
 def make_optimizer(
@@ -38,30 +36,15 @@ def make_optimizer(
         for group in optimizer.param_groups:
             group["lr"] *= factor
     if optimisation.lr_scheduler is not None:
-        return [optimizer], [optimisation.lr_scheduler(optimizer)]
+        schedule = optimisation.lr_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": stepped(schedule, optimisation, trainer)}
+    if optimisation.lr_interval == "epoch":
+        rank_zero_warn("lr_interval: epoch is of lr_scheduler; the default schedule is stepped every step")
     steps = trainer.estimated_stepping_batches
     if math.isinf(steps):  # a run without an end has no schedule
         return optimizer
-    scheduler = LambdaLR(optimizer, warmup_and_cosine(int(steps)))
+    scheduler = LambdaLR(optimizer, warmup_and_cosine(int(steps), optimisation.warmup))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def warmup_and_cosine(steps: int) -> Callable[[int], float]:
-    """Return the factor of the learning rate by step: up in the first twentieth, then down a cosine to zero.
-
-    Example:
-        >>> factor = warmup_and_cosine(100)
-        >>> [round(factor(step), 2) for step in (0, 4, 5, 52, 100)]
-        [0.17, 0.83, 1.0, 0.51, 0.0]
-    """
-    warmup = math.ceil(_WARMUP * steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    return factor
 
 
 def learning_rate_factor(reference_batch: int, trainer: L.Trainer) -> float:
