@@ -98,7 +98,7 @@ def complaint_of(args, capsys):
         ),
         (
             ["--epoch_factor=2", "--model.lr_scheduler=ExponentialLR", "--model.lr_scheduler.gamma=0.9"],
-            "other than MultiStepLR, StepLR, CosineAnnealingLR or none, got 2 and ExponentialLR",
+            "StepLR, CosineAnnealingLR, PolynomialLR, OneCycleLR or none, got 2 and ExponentialLR",
         ),
         (["--ckpt_path", "nowhere.ckpt"], "ckpt_path: expected a checkpoint, found nothing at nowhere.ckpt"),
         (["--model.teacher_checkpoint=damaged.ckpt"], "teacher_checkpoint: damaged.ckpt is damaged or no weight file"),
@@ -159,6 +159,7 @@ def kept_config(run):
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # the second run's
+@pytest.mark.filterwarnings("ignore:lr_scheduler. MultiStepLR never reaches")
 def test_one_number_prolongs_epochs_and_schedule_once():
     save_file(build_model("test_resnet", num_classes=10, in_channels=1).state_dict(), "teacher.safetensors")
     recipe = [

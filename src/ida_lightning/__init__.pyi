@@ -77,6 +77,9 @@ from .modules import (
     Optimisation as Optimisation,
 )
 from .modules import (
+    SequenceLR as SequenceLR,
+)
+from .modules import (
     Student as Student,
 )
 from .modules import (

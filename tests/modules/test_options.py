@@ -18,7 +18,11 @@ from ida_lightning.modules.short_names import SHORT_NAMES, DistillationFields, p
 from tests.helpers.networks import TinyNet
 from tests.helpers.trainers import trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:teacher. .* is close to chance"),
+    pytest.mark.filterwarnings("ignore:lr_scheduler. .*, the run has 1 epoch"),  # too short for the schedule
+    pytest.mark.filterwarnings("ignore:warmup. belongs to the default schedule"),
+]
 
 
 def constant(optimizer):
@@ -29,7 +33,7 @@ GROUPS = {
     "teacher": Teacher("test_resnet", "teacher.pt", {"stem": "small"}, "bf16", True),
     "student": Student("test_vit", {"depth": 1}),
     "loss": Loss(3.0, 0.8, 0.3, "skip"),
-    "optimisation": Optimisation(constant, 64, {"backend": "eager"}),
+    "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step"),
 }
 SHORT = {
     "teacher_checkpoint": "teacher.pt",
@@ -44,6 +48,8 @@ SHORT = {
     "lr_scheduler": constant,
     "lr_reference_batch": 64,
     "compile_args": {"backend": "eager"},
+    "warmup": 0.1,
+    "lr_interval": "step",
 }
 
 
@@ -123,7 +129,7 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
         **{"extra": 7, "num_classes": 4, "in_channels": 1, "image_size": 8, "student": "test_resnet"},
         **{"teacher_checkpoint": None, "teacher_args": None, "teacher_precision": "32", "allow_other_teacher": False},
         **{"student_args": {"stem": "small"}, "temperature": 3.0, "soft_weight": 0.95, "hard_weight": 0.05},
-        **{"nonfinite": "skip", "lr_reference_batch": 16, "compile_args": None},
+        **{"nonfinite": "skip", "lr_reference_batch": 16, "compile_args": None, "warmup": 0.05, "lr_interval": None},
     }
     loaded = Own.load_from_checkpoint(tmp_path / "run.ckpt", teacher=nn.Identity(), hard_weight=0.5, weights_only=True)
     assert (loaded.temperature, loaded.hard_weight, loaded.extra) == (3.0, 0.5, 7)

@@ -26,8 +26,14 @@ from ida_lightning.files import replacing
 from ida_lightning.lightning_internals import BuildThenRun
 from ida_lightning.modules.short_names import spell_out
 
-# What a scheduler that is stepped once an epoch counts in epochs.
-_IN_EPOCHS = {"MultiStepLR": "milestones", "StepLR": "step_size", "CosineAnnealingLR": "T_max"}
+# What schedulers count, in epochs or in steps; a run of twice the epochs has twice the steps.
+_IN_EPOCHS = {
+    "MultiStepLR": "milestones",
+    "StepLR": "step_size",
+    "CosineAnnealingLR": "T_max",
+    "PolynomialLR": "total_iters",
+    "OneCycleLR": "total_steps",
+}
 _LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}
 
 

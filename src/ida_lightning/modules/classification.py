@@ -30,7 +30,8 @@ class ClassificationModule(ClassifierBase):
         model_args: further arguments of :func:`ida_lightning.models.build_model`, such as ``stem: small``.
         optimizer: from parameters to optimiser.
         optimisation: schedule, learning rate and compilation.
-        fields: ``lr_scheduler``, ``lr_reference_batch`` and ``compile_args``: single fields of ``optimisation``.
+        fields: single fields of ``optimisation``: ``lr_scheduler``, ``lr_reference_batch``, ``compile_args``,
+            ``warmup``, ``lr_interval``.
 
     Raises:
         InputError: for a network that cannot be built.

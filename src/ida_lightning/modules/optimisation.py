@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
@@ -16,8 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError, is_a
 from ida_lightning.modules.options import Optimisation, OptimizerCallable
-
-_WARMUP = 0.05  # share of all steps
+from ida_lightning.modules.schedules import stepped, warmup_and_cosine
 
 
 def make_optimizer(
@@ -52,11 +50,13 @@ def make_optimizer(
         schedule = optimisation.lr_scheduler(optimizer)
         if isinstance(schedule, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": _by_metric(schedule, trainer, owner)}
-        return [optimizer], [schedule]
+        return {"optimizer": optimizer, "lr_scheduler": stepped(schedule, optimisation, trainer)}
+    if optimisation.lr_interval == "epoch":
+        rank_zero_warn("lr_interval: epoch is of lr_scheduler; the default schedule is stepped every step")
     steps = trainer.estimated_stepping_batches
     if math.isinf(steps):  # a run without an end has no schedule
         return optimizer
-    scheduler = LambdaLR(optimizer, warmup_and_cosine(int(steps)))
+    scheduler = LambdaLR(optimizer, warmup_and_cosine(int(steps), optimisation.warmup))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -82,24 +82,6 @@ def _by_metric(schedule: ReduceLROnPlateau, trainer: L.Trainer, owner: str) -> A
     rank_zero_info(f"lr_scheduler: {type(schedule).__name__} goes by {monitor}")
     epochs = 1 if monitor.startswith("train/") else trainer.check_val_every_n_epoch or 1
     return {"scheduler": schedule, "monitor": monitor, "frequency": epochs}
-
-
-def warmup_and_cosine(steps: int) -> Callable[[int], float]:
-    """Return the factor of the learning rate by step: up in the first twentieth, then down a cosine to zero.
-
-    Example:
-        >>> factor = warmup_and_cosine(100)
-        >>> [round(factor(step), 2) for step in (0, 4, 5, 52, 100)]
-        [0.17, 0.83, 1.0, 0.51, 0.0]
-    """
-    warmup = math.ceil(_WARMUP * steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    return factor
 
 
 def learning_rate_factor(reference_batch: int, trainer: L.Trainer) -> float:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ida_lightning.errors import InputError, at_least, flag, kind_of, non_negative, one_of, positive
+from ida_lightning.errors import InputError, at_least, flag, kind_of, non_negative, one_of, positive, share_below_one
 
 Precision = Literal["32", "bf16", "16"]
 # LightningCLI has the same two, but importing it needs jsonargparse, which training from Python does not.
@@ -138,13 +138,16 @@ class Optimisation:
     changes one number of it.
 
     Args:
-        lr_scheduler: from optimiser to a scheduler stepped once an epoch; None is warm-up and cosine.
+        lr_scheduler: from optimiser to a scheduler; None is warm-up and cosine to zero over the whole run.
         lr_reference_batch: the batch that the learning rate is meant for: it is scaled in proportion to the rows
             that all processes and accumulated batches make up together. None leaves it as it is.
         compile_args: compile for training with these arguments of ``torch.compile``; None for eager.
+        warmup: share of the run in which the default schedule rises, from 0 to below 1.
+        lr_interval: whether ``lr_scheduler`` counts ``epoch`` or ``step``; None chooses by its class: OneCycleLR and
+            CyclicLR count steps, others epochs.
 
     Raises:
-        InputError: for a reference batch below 1.
+        InputError: for a reference batch below 1, another share or interval.
 
     Example:
         >>> optimisation = Optimisation(lr_reference_batch=256, compile_args={"mode": "reduce-overhead"})
@@ -159,8 +162,13 @@ class Optimisation:
     lr_scheduler: LRSchedulerCallable | None = None
     lr_reference_batch: int | None = None
     compile_args: dict[str, Any] | None = None
+    warmup: float = 0.05
+    lr_interval: Literal["epoch", "step"] | None = None
 
     def __post_init__(self) -> None:
+        share_below_one("warmup", self.warmup)
+        if self.lr_interval is not None:
+            one_of("lr_interval", self.lr_interval, ("epoch", "step"))
         if self.lr_reference_batch is not None:
             at_least("lr_reference_batch", self.lr_reference_batch, 1)
         if self.lr_scheduler is not None and not callable(self.lr_scheduler):

@@ -21,6 +21,8 @@ class OptimisationFields(TypedDict, total=False):
     lr_scheduler: LRSchedulerCallable | None
     lr_reference_batch: int | None
     compile_args: dict[str, Any] | None
+    warmup: float
+    lr_interval: Literal["epoch", "step"] | None
 
 
 class DistillationFields(OptimisationFields, total=False):
@@ -46,6 +48,7 @@ SHORT_NAMES: Mapping[str, tuple[str, str]] = {
     "student_args": ("student", "args"),
     **{name: ("loss", name) for name in ("temperature", "soft_weight", "hard_weight", "nonfinite")},
     **{name: ("optimisation", name) for name in ("lr_scheduler", "lr_reference_batch", "compile_args")},
+    **{name: ("optimisation", name) for name in ("warmup", "lr_interval")},
 }
 
 GROUPS: Mapping[str, type[Teacher] | type[Student] | type[Loss] | type[Optimisation]] = {
