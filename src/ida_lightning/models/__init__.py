@@ -1,6 +1,7 @@
 """Networks by timm name, and their weights."""
 
 from ida_lightning.models.build import build_model, eval_mode
+from ida_lightning.models.named import has_new_head
 from ida_lightning.models.recipe import NetworkFile, Recipe, describe, load_network, read_recipe
 from ida_lightning.models.weights import ImageInput, Weights, fingerprint, load_weights, pretrained_input, put_weights
 
@@ -13,6 +14,7 @@ __all__ = [
     "describe",
     "eval_mode",
     "fingerprint",
+    "has_new_head",
     "load_network",
     "load_weights",
     "pretrained_input",
