@@ -38,7 +38,7 @@ def test_timm_arguments_reach_timm():
         ("resnet181", {}, "model: expected a timm name such as .*resnet18.*, got 'resnet181'"),
         ("test_vit", {"stem": "small"}, "stem: 'test_vit' has no convolution that could keep the resolution"),
         ("resnet18", {"stem": "tiny"}, "stem: expected one of standard, medium, small, got 'tiny'"),
-        ("resnet18", {"colour": 1}, "model: timm could not build 'resnet18' with {'colour': 1}"),
+        ("resnet18", {"colour": 1}, "model: 'resnet18' could not be built with {'colour': 1}"),
     ],
 )
 def test_what_cannot_be_built_is_named(name, options, message):

@@ -1,6 +1,7 @@
 """Networks by timm name, and their weights."""
 
 from ida_lightning.models.build import build_model, eval_mode
+from ida_lightning.models.named import has_new_head
 from ida_lightning.models.outputs import check_logits, failure, logits_of, try_network
 from ida_lightning.models.recipe import NetworkFile, Recipe, describe, load_network, read_recipe
 from ida_lightning.models.weights import (
@@ -25,6 +26,7 @@ __all__ = [
     "exportable",
     "failure",
     "fingerprint",
+    "has_new_head",
     "load_network",
     "load_weights",
     "logits_of",

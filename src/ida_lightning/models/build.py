@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
-import timm
 from torch import nn
 
 from ida_lightning.errors import InputError, at_least, is_a, kind_of, one_of
+from ida_lightning.models.named import build_named
 
 Stem = Literal["standard", "medium", "small"]
 _NOTE = "_ida_built_from"
@@ -42,17 +41,20 @@ def build_model(
     """Build a classifier that maps ``(batch, in_channels, height, width)`` to logits ``(batch, num_classes)``.
 
     Args:
-        model: a timm name, or a module, which is returned as it is.
+        model: a timm name, also one of a hub such as ``hf-hub:timm/resnet18.a1_in1k``; ``torchvision:resnet50``; the
+            import path of a function that builds a network, ``my_module.make_net``, which gets ``num_classes`` and
+            ``in_channels`` if it takes them; or a module, which is returned as it is.
         num_classes: width of the output.
         in_channels: channels of the images.
         stem: ``"small"`` is for images of 28 or 32 pixels: the first convolution keeps the resolution (a 7 x 7
             one becomes 3 x 3) and the pooling behind it goes. Finer features for several times the work.
             ``"medium"`` is for 64 pixels, or for a quarter of that work: the first convolution halves the resolution.
-        timm_args: further arguments of ``timm.create_model``, ``pretrained: true`` among them.
+        timm_args: further arguments of ``timm.create_model``, torchvision's or that function; ``pretrained: true``
+            among them, for torchvision also the name of the weights.
 
     Raises:
-        InputError: for a name timm does not know (the nearest ones are given), for arguments it does not take,
-            and for another stem where the network has none.
+        InputError: for a name nobody knows (the nearest ones are given), for arguments that do not fit, for
+            pretrained weights that cannot be fetched, and for another stem where the network has none.
 
     Example:
         >>> import torch
@@ -67,13 +69,7 @@ def build_model(
         return model
     if not isinstance(model, str):
         raise InputError(f"model: expected a timm name or a network, got {kind_of(model)}")
-    if not timm.is_model(model):
-        near = difflib.get_close_matches(model, timm.list_models(), n=3)
-        raise InputError(f"model: expected a timm name{' such as ' + ', '.join(near) if near else ''}, got {model!r}")
-    try:
-        network: nn.Module = timm.create_model(model, num_classes=num_classes, in_chans=in_channels, **timm_args)
-    except (TypeError, RuntimeError) as error:
-        raise InputError(f"model: timm could not build {model!r} with {timm_args}: {error}") from error
+    network = build_named(model, num_classes, in_channels, timm_args)
     if stem != "standard":
         _make_stem(network, model, 1 if stem == "small" else 2)
     vars(network)[_NOTE] = BuiltFrom(model, in_channels, stem, timm_args)  # in no state dict

@@ -17,6 +17,7 @@ from ida_lightning.models import (
     build_model,
     failure,
     fingerprint,
+    has_new_head,
     load_weights,
     logits_of,
     pretrained_input,
@@ -78,6 +79,11 @@ class FrozenTeacher:
             self._check_pretrained(self.source)
         network = build_model(self.source, self.num_classes, self.input_shape[0], **self.args)
         trained_on = pretrained_input(network) if self.args.get("pretrained") else None
+        if trained_on is not None and self.checkpoint is None and has_new_head(network, self.num_classes):
+            raise InputError(
+                f"teacher: expected the student's {self.num_classes} classes, the pretrained {self.source!r} has "
+                "others; give a teacher_checkpoint that was trained on these classes"
+            )
         if self.checkpoint is not None:
             weights = load_weights(self.checkpoint, "teacher_checkpoint")
             _check_classes(weights.class_names, class_names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from ida_lightning.data.image_files import (
     summary_of,
 )
 from ida_lightning.data.in_memory import carve
-from ida_lightning.errors import InputError, at_least, flag, kind_of, positive_share, share
+from ida_lightning.data.stored import say_unreadable, store_in_file, store_in_memory, unreadable_files
+from ida_lightning.errors import InputError, at_least, flag, kind_of, one_of, positive_share, share
 
 Transform = Callable[[Any], Any]
 
@@ -67,6 +68,12 @@ class ImageFolderDataModule(MixingDataModule):
             ones may draw from torch, numpy or ``random``.
         train_crop: whether there is a random crop; without it ``transform`` gets whole images, and has to make them
             ``image_size``.
+        unreadable: ``"raise"`` stops at a damaged file, ``"skip"`` reads every file once at the start and leaves
+            damaged ones out; the log says how many.
+        in_memory: decode every file once, at the start, and keep it in memory, reduced to what evaluation sees of it:
+            random crops are then taken of an image whose short side has 8/7 of ``image_size``.
+        cache: keep what ``in_memory`` would in files in ``root/.decoded`` and map them into memory; they are made
+            anew when image files have changed.
         mean: per channel, for pixel values from 0 to 1; those of ImageNet.
         std: likewise.
         augmentation: see :class:`MixingDataModule`; on the device, after the crop.
@@ -101,6 +108,9 @@ class ImageFolderDataModule(MixingDataModule):
         min_scale: float = 0.08,
         transform: Transform | list[Transform] | None = None,
         train_crop: bool = True,
+        unreadable: Literal["raise", "skip"] = "raise",
+        in_memory: bool = False,
+        cache: bool = False,
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         augmentation: Augmentation = Augmentation(flip=True),  # noqa: B008 (frozen)
@@ -126,14 +136,54 @@ class ImageFolderDataModule(MixingDataModule):
             if not callable(step) or isinstance(step, type):
                 raise InputError(f"transform: expected callables on images, got {kind_of(step)}")
         self.train_crop = flag("train_crop", train_crop)
+        self.unreadable = one_of("unreadable", unreadable, ("raise", "skip"))
+        self.in_memory, self.cache = flag("in_memory", in_memory), flag("cache", cache)
 
     @property
     def class_names(self) -> list[str]:  # type: ignore[override]
         """The class folders of the training folder, sorted."""
         return class_folders(self._folder("root", self.train_folder))
 
+    def prepare_data(self) -> None:
+        """Decode the images into the cache, if there is to be one and it is not there; on one process."""
+        if self.cache:
+            self._stored(self._parts())
+
     def load(self) -> dict[str, DecodedImages]:
-        """List the files; nothing is decoded yet."""
+        """List the files; they are decoded now if they are kept in memory or unreadable ones are left out."""
+        parts = self._parts()
+        self.origins = {name: part.origin for name, part in parts.items()}
+        for files in {id(part.files): part.files for part in parts.values() if part.files.ignored}.values():
+            rank_zero_info(f"data: ignored in {files.folder}: {summary_of(files.ignored)}")
+        parts = self._stored(parts)
+        return {name: self._decoded(name, part.files, part.rows) for name, part in parts.items()}
+
+    def _stored(self, parts: dict[str, _Part]) -> dict[str, _Part]:
+        """Return the parts with images that are decoded, and without unreadable ones, as far as that is wanted."""
+        skip, side = self.unreadable == "skip", round(self.image_size / self.crop)
+        ready: dict[Path, tuple[ImageFiles, np.ndarray]] = {}
+        for part in parts.values():
+            files = part.files
+            if files.folder in ready:
+                continue
+            if self.cache:
+                files = store_in_file(files, side, skip, self.root / ".decoded")
+            elif self.in_memory:
+                files = store_in_memory(files, side, skip)
+            bad = unreadable_files(files) if skip else np.zeros(len(files), bool)
+            say_unreadable(files, bad)
+            ready[part.files.folder] = files, bad
+        stored = {}
+        for name, part in parts.items():
+            files, bad = ready[part.files.folder]
+            rows = part.rows[~bad[part.rows]]
+            if not len(rows):
+                raise InputError(f"{name}: expected images that can be read, got none in {part.origin}")
+            stored[name] = part._replace(files=files, rows=rows)
+        return stored
+
+    def _parts(self) -> dict[str, _Part]:
+        """List the files and divide them; nothing is decoded yet."""
         official = self._read("root", self.train_folder)
         parts = self._listed(official)
         listed = [part.rows for part in parts.values()]
@@ -160,10 +210,7 @@ class ImageFolderDataModule(MixingDataModule):
         if len(left):
             said = f"{official.folder}, {len(official.classes)} classes"
             parts = {"train": _Part(official, left, said), **parts}
-        self.origins = {name: part.origin for name, part in parts.items()}
-        for files in {id(part.files): part.files for part in parts.values() if part.files.ignored}.values():
-            rank_zero_info(f"data: ignored in {files.folder}: {summary_of(files.ignored)}")
-        return {name: self._decoded(name, part.files, part.rows) for name, part in parts.items()}
+        return parts
 
     def _listed(self, official: ImageFiles) -> dict[str, _Part]:
         """Return the parts of the training folder that text files list."""
