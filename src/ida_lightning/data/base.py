@@ -147,6 +147,9 @@ class MixingDataModule(L.LightningDataModule, ABC):
             raise InputError(f"{name}: expected images, got none")
         if split.images.shape[1] != self.channels:
             raise InputError(f"{name}: expected images of {self.channels} channels, got {split.images.shape[1]}")
+        height, width = split.images.shape[2:]
+        if (height, width) != (self.image_size, self.image_size):
+            raise InputError(f"{name}: expected {self.image_size} x {self.image_size} pixels, got {height} x {width}")
         low, high = (int(bound) for bound in split.labels.aminmax())
         if low < 0 or high >= self.num_classes:
             wrong = low if low < 0 else high

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ida_lightning.data.image_files import UNREADABLE, as_seen
 from ida_lightning.data.in_memory import InMemoryImages
+from ida_lightning.data.labels import label_vector, whole_label
 from ida_lightning.errors import InputError, kind_of
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing import MixedBatch
@@ -174,19 +175,19 @@ def item_of(item: Any, image_key: str | None = None, label_key: str | None = Non
         for key in (image_key, label_key):
             if key not in item:
                 raise InputError(f"expected a key {key!r}, got {', '.join(map(repr, item))}")
-        return item[image_key], int(item[label_key])
+        return item[image_key], whole_label(item[label_key])
     if isinstance(item, Sequence) and len(item) == 2:
-        return item[0], int(item[1])
+        return item[0], whole_label(item[1])
     raise InputError(f"expected (image, label) or a mapping with both, got {type(item).__name__}")
 
 
 def labels_of(source: Any, image_key: str | None = None, label_key: str | None = None) -> Tensor:
     """All labels of a data set, without decoding images where it offers a way."""
     if (labels := attribute_of(source, "targets", "labels")) is not None:
-        return torch.as_tensor(labels).long()
+        return label_vector(labels)
     columns = attribute_of(source, "column_names")
     if columns:
-        return torch.as_tensor(source[label_key or _first_of(_LABEL_KEYS, columns, "label")]).long()
+        return label_vector(source[label_key or _first_of(_LABEL_KEYS, columns, "label")])
     labels = torch.empty(len(source), dtype=torch.int64)
     for row in range(len(source)):
         try:

@@ -11,6 +11,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ida_lightning.data.labels import not_negative
 from ida_lightning.errors import InputError, int_vector, is_tensor, kind_of
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing import MixedBatch
@@ -87,7 +88,7 @@ def stratified_split(labels: Tensor, held_out: int) -> tuple[np.ndarray, np.ndar
     Raises:
         InputError: if there are fewer rows on one side than classes, or a class has a single row.
     """
-    int_vector("labels", labels)
+    not_negative(int_vector("labels", labels))
     counts = labels.bincount()
     classes = int((counts > 0).sum())
     if not classes <= held_out <= len(labels) - classes:

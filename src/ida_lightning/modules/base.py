@@ -8,6 +8,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -119,9 +120,13 @@ class ClassifierBase(EvaluatedModule):
     def _try_network(self, trainer: L.Trainer | None) -> None:
         """Run the network once before anything is built around it, if it is known what it will see."""
         facts = facts_of(trainer)
-        if facts.class_names is not None and len(facts.class_names) != self.num_classes:
-            known = len(facts.class_names)
+        known = self.num_classes if facts.class_names is None else len(facts.class_names)
+        if known > self.num_classes:
             raise InputError(f"num_classes: expected {known}, the classes of the data module, got {self.num_classes}")
+        if known < self.num_classes:
+            rank_zero_info(
+                f"num_classes: the data module has {known} classes, {self.num_classes - known} outputs are none"
+            )
         shape = facts.input_shape or self.input_shape
         if shape is None:
             return

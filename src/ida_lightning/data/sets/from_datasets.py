@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import DecodedImages, attribute_of, labels_of
 from ida_lightning.data.in_memory import InMemoryImages, carve
+from ida_lightning.data.labels import classes_counted, not_negative
 from ida_lightning.errors import InputError, at_least, share
 
 
@@ -41,7 +42,8 @@ class FromDatasetsDataModule(MixingDataModule):
         kwargs: see :class:`MixingDataModule`.
 
     Raises:
-        InputError: for values out of range, and, while reading, for images and labels that cannot be used.
+        InputError: for values out of range, labels that are no whole numbers or, without class names, leave some out,
+            and, while reading, for images and labels that cannot be used.
 
     Example:
         >>> import torch
@@ -107,7 +109,7 @@ class FromDatasetsDataModule(MixingDataModule):
         feature = (attribute_of(source, "features") or {}).get(self.label_key or "label")
         if names := attribute_of(feature, "names"):
             return [str(name) for name in names]
-        return [str(label) for label in range(int(self._train_labels().amax()) + 1)]
+        return [str(label) for label in range(classes_counted(self._train_labels()))]
 
     def load(self) -> dict[str, DecodedImages] | dict[str, InMemoryImages]:
         """The splits; decoded now if they are to stay in memory."""
@@ -124,7 +126,7 @@ class FromDatasetsDataModule(MixingDataModule):
             for name, source in self.sources.items()
         }
         if "val" not in splits:
-            labels = self._train_labels()
+            labels = not_negative(self._train_labels())
             train, val = carve(labels, self.val_share)
             if len(val):
                 splits["val"] = decoded(self.sources["train"], rows=val, transform=self.transform)
