@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 _Item = TypeVar("_Item")
@@ -61,6 +62,9 @@ def validation_stage(trainer: L.Trainer) -> Iterator[None]:
     finally:
         trainer.state.stage = before
 
+
+# What a Trainer raises where it ends because of SIGTERM: a SystemExit without a code, which would count as success.
+Terminated = SIGTERMException
 
 # --- what is logged and shown
 

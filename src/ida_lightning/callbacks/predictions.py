@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from ida_lightning.data_facts import facts_of
-from ida_lightning.files import replacing
+from ida_lightning.files import replacing, writable_file
 from ida_lightning.mixing import MixedBatch
 
 
@@ -28,6 +28,12 @@ class PredictionsCallback(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.path = Path(path)
         self._rows: list[tuple[int, int, float]] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Try the place before anything is predicted."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "predict" and trainer.is_global_zero:
+            writable_file("predictions.path", self.path)
 
     def write_on_batch_end(
         self,

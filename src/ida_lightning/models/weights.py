@@ -65,6 +65,18 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def digest_of_file(path: str | Path) -> str | None:
+    """Return the SHA-256 of a file's bytes; None if there is none."""
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    return digest.hexdigest()
+
+
 def load_weights(path: str | Path, what: str = "checkpoint") -> Weights:
     """Read weights without running code: safetensors, a plain state dict, or a Lightning checkpoint.
 

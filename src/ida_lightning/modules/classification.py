@@ -63,6 +63,7 @@ class ClassificationModule(ClassifierBase):
         left_out = "optimizer", "optimisation", "lr_scheduler", *(["model"] if isinstance(model, nn.Module) else [])
         self._save_plain_hyperparameters(plain, left_out)
         self.model = build_model(model, num_classes, in_channels, **(model_args or {}))
+        self.note_drawn(model, model_args)
 
     @property
     def network(self) -> nn.Module:

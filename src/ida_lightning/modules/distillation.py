@@ -117,6 +117,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
             ("teacher", "student", "loss", "optimizer", "optimisation", "lr_scheduler"),
         )
         self.student = build_model(student.network, num_classes, in_channels, **(student.args or {}))
+        self.note_drawn(student.network, student.args)
         self.temperature = loss.temperature
         self.soft_weight = loss.soft_weight
         self.hard_weight = loss.hard_weight

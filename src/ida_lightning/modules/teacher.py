@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ida_lightning.errors import InputError
-from ida_lightning.models import ImageInput, build_model, fingerprint, load_weights, pretrained_input, put_weights
+from ida_lightning.models import (
+    ImageInput,
+    build_model,
+    digest_of_file,
+    fingerprint,
+    load_weights,
+    pretrained_input,
+    put_weights,
+)
 from ida_lightning.modules.options import Teacher
 
 
@@ -32,6 +40,7 @@ class FrozenTeacher:
     Attributes:
         network: the teacher, once prepared.
         fingerprint: of its weights, once prepared; see :func:`ida_lightning.models.fingerprint`.
+        file_sha256: of the weight file as it was when it was loaded, whatever lies there later.
     """
 
     def __init__(
@@ -51,6 +60,7 @@ class FrozenTeacher:
         self.compile_args = compile_args
         self.network: nn.Module | None = None
         self.fingerprint: str | None = None
+        self.file_sha256: str | None = None
         self._adapt: tuple[Tensor, Tensor, int] | None = None  # factor, shift, size
 
     def prepare(self, class_names: list[str] | None, image_input: ImageInput | None = None) -> None:
@@ -70,7 +80,13 @@ class FrozenTeacher:
         network = build_model(self.source, self.num_classes, self.input_shape[0], **self.args)
         trained_on = pretrained_input(network) if self.args.get("pretrained") else None
         if self.checkpoint is not None:
+            self.file_sha256 = digest_of_file(self.checkpoint)
             weights = load_weights(self.checkpoint, "teacher_checkpoint")
+            if digest_of_file(self.checkpoint) != self.file_sha256:
+                raise InputError(
+                    f"teacher_checkpoint: expected a finished file, got {self.checkpoint}, which another process has "
+                    "replaced while it was read"
+                )
             _check_classes(weights.class_names, class_names)
             put_weights(network, weights, self.checkpoint, "teacher_checkpoint")
             trained_on = weights.image_input

@@ -26,7 +26,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),  # the fit config's own
 ]
-DATA = {"class_path": "tests.conftest.BlobsDataModule", "init_args": {"batch_size": 16, "mixing": {"kind": "cutmix"}}}
+DATA = {
+    "class_path": "tests.helpers.data.BlobsDataModule",
+    "init_args": {"batch_size": 16, "mixing": {"kind": "cutmix"}},
+}
 TRAINER = {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "enable_progress_bar": False}
 ISOTONIC = {"class_path": "IsotonicSoftLabelCallback", "init_args": {"strength": 0.0}}
 CONTROL = {"class_path": "SmoothingControlCallback", "init_args": {"space": "logits"}}

@@ -35,13 +35,14 @@ _RATES = {
 _MOVES = ("moved_mass", "correction_kl")
 
 
-def write_page(report: Report, verdict: Verdict, picture: bytes) -> str:
+def write_page(report: Report, verdict: Verdict, picture: bytes, run: str) -> str:
     """Return the page.
 
     Args:
         report: the numbers.
         verdict: what they mean.
         picture: a PNG file.
+        run: the mark of the files that belong together.
     """
     facts, mixed, pairs = report.facts, html.escape(report.mixed), report.worst_pairs[report.mixed]
     encoded = base64.b64encode(picture).decode()
@@ -88,7 +89,7 @@ def write_page(report: Report, verdict: Verdict, picture: bytes) -> str:
         "<h2>What was audited</h2>",
         html_table(["", ""], [[key, _plain(value)] for key, value in facts.items() if key != "config"]),
         f"<pre>{html.escape(json.dumps(facts['config'], indent=1))}</pre>",
-        "<p><small>All numbers: audit.json; one a line: audit.csv.</small></p>",
+        f"<p><small>All numbers: audit.json; one a line: audit.csv; all of run {run}.</small></p>",
     ]
     head = f'<meta charset="utf-8"><title>Audit of a teacher</title><style>{_STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
