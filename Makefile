@@ -9,8 +9,8 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 # the list against that of the layers). Left to make test: what takes as long as all the rest together (Triton's
 # interpreter, trees of a hundred thousand nodes), and the public names, some of which are Lightning's.
 NUMERICS := $(addprefix src/ida_lightning/,errors.py files.py label_mix.py mixing adapters.py supervision.py picking.py \
-  isotonic losses metrics revision_selection augment)
-FAST_TESTS := $(addprefix tests/,test_files.py test_label_mix.py test_mixing.py test_adapters.py test_supervision.py \
+  isotonic losses metrics revision_selection truth.py augment)
+FAST_TESTS := $(addprefix tests/,test_files.py test_label_mix.py test_mixing.py test_adapters.py test_supervision.py test_truth.py \
   test_layers.py test_repository.py isotonic losses metrics revision_selection augment)
 NOT_FAST := triton or hundred_thousand or public_names
 

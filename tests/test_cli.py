@@ -84,7 +84,7 @@ def complaint_of(args, capsys):
         (["--model", "DistilationModule"], "model: no class 'DistilationModule'; did you mean DistillationModule?"),
         (
             ["--trainer.callbacks+=IsotonicCallback"],
-            "no class 'IsotonicCallback'; did you mean IsotonicSoftLabelCallback?",
+            "no class 'IsotonicCallback'; did you mean AuthorsIsotonicCallback?",
         ),
         (["--trainer.callbacks.space=softend"], "'softened', 'probabilities', 'logits']. Got value: softend"),
         (["--data.mixing.alpha=0"], "alpha: expected a number > 0, got 0.0"),

@@ -38,6 +38,21 @@ def test_every_shipped_config_is_short_and_says_how_to_run_it():
         assert 10 <= len(lines) <= (30 if compares else 25), name
 
 
+def test_every_shipped_fit_keeps_its_last_epoch():
+    fits = [file for file in sorted(CONFIGS.rglob("*.yaml")) if "# ida-lightning fit" in file.read_text()]
+    assert len(fits) >= 20
+    for file in fits:
+        config = resolve("fit", str(file))
+        callbacks = [(c["class_path"].rpartition(".")[2], c["init_args"]) for c in config["trainer"]["callbacks"]]
+        (checkpoint,) = (options for name, options in callbacks if "Checkpoint" in name)
+        (export,) = (options["path"] for name, options in callbacks if name == "ExportCallback")
+        assert ("CheckpointCallback", checkpoint) in callbacks
+        assert checkpoint["dirpath"] == export.removesuffix(".safetensors"), file
+        owner = "student" if config["model"]["class_path"].endswith("DistillationModule") else "model"
+        assert checkpoint["monitor"] == f"{owner}/val_acc"
+        assert not checkpoint["save_weights_only"]
+
+
 def smaller(data, tmp_path, monkeypatch):
     """What makes a shipped config one for a test, beside SHORT."""
     if data == "digits":
@@ -63,7 +78,7 @@ def test_shipped_configs_train_and_find_their_teacher(data, tmp_path, monkeypatc
         fit(f"{data}/{name}", *more, *quick)
         logged = metrics_of(run)
         assert Path(f"outputs/{data}/{name}.safetensors").is_file()
-        assert Path(f"outputs/{data}/{name}/best.ckpt").is_file()
+        assert {path.name for path in Path(f"outputs/{data}/{name}").iterdir()} == {"best.ckpt", "last.ckpt"}
         if name == "student":
             assert {"train/loss", "model/val_acc", "model/val_nll"} <= logged.keys()
             continue

@@ -14,7 +14,7 @@ LAYERS = [
     {"files", "label_mix"},
     {"isotonic", "mixing", "losses", "supervision"},
     {"metrics", "models", "plots", "adapters", "augment"},
-    {"picking", "revision_selection", "lightning_internals", "checkpoint_io", "locks"},
+    {"picking", "revision_selection", "truth", "lightning_internals", "checkpoint_io", "locks"},
     {"data_facts"},
     {"data", "modules"},
     {"methods"},
@@ -24,7 +24,7 @@ LAYERS = [
     {"studies"},
     {"__main__"},
 ]
-NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"metrics", "revision_selection", "picking"}
+NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"metrics", "revision_selection", "picking", "truth"}
 
 
 # What Lightning's documentation does not promise, as attributes, methods that are overridden and imports.

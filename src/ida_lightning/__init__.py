@@ -43,6 +43,7 @@ from ida_lightning.revision_selection import (
     trusted_rows,
 )
 from ida_lightning.supervision import Supervision, SupervisionHook, add_soft_labels, blend_soft_labels
+from ida_lightning.truth import blend_with_truth, exchange_values, isotonic_with_margin, missed_rows
 
 __version__ = "0.1.0"
 

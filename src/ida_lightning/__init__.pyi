@@ -1,9 +1,11 @@
 from .adapters import as_mixed_batch as as_mixed_batch
 from .augment import Augmentation as Augmentation
+from .callbacks import CheckpointCallback as CheckpointCallback
 from .callbacks import ExportCallback as ExportCallback
 from .callbacks import PanelCallback as PanelCallback
 from .callbacks import PredictionsCallback as PredictionsCallback
 from .callbacks import SpeedCallback as SpeedCallback
+from .callbacks import StepTimer as StepTimer
 from .data import CIFAR10DataModule as CIFAR10DataModule
 from .data import CIFAR100DataModule as CIFAR100DataModule
 from .data import DigitsDataModule as DigitsDataModule
@@ -33,10 +35,13 @@ from .methods import IsotonicSoftLabelCallback as IsotonicSoftLabelCallback
 from .methods import LabelRevisionCallback as LabelRevisionCallback
 from .methods import LossMethod as LossMethod
 from .methods import OrderPenaltyCallback as OrderPenaltyCallback
+from .methods import Ramp as Ramp
 from .methods import RevisionLossCallback as RevisionLossCallback
 from .methods import SmoothingControlCallback as SmoothingControlCallback
 from .methods import SupervisionMethod as SupervisionMethod
 from .methods import TeacherLabelCallback as TeacherLabelCallback
+from .methods import TruthBlendCallback as TruthBlendCallback
+from .methods import ValueExchangeCallback as ValueExchangeCallback
 from .metrics import OrderStatistics as OrderStatistics
 from .metrics import expected_calibration_error as expected_calibration_error
 from .metrics import fit_temperature as fit_temperature
@@ -92,5 +97,9 @@ from .supervision import Supervision as Supervision
 from .supervision import SupervisionHook as SupervisionHook
 from .supervision import add_soft_labels as add_soft_labels
 from .supervision import blend_soft_labels as blend_soft_labels
+from .truth import blend_with_truth as blend_with_truth
+from .truth import exchange_values as exchange_values
+from .truth import isotonic_with_margin as isotonic_with_margin
+from .truth import missed_rows as missed_rows
 
 __version__: str

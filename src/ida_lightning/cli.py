@@ -75,7 +75,7 @@ class _ConfigCallback(SaveConfigCallback):
 
 
 def _run_folder(logger: Logger) -> Path:
-    """The folder of one run; loggers such as W&B have no ``log_dir`` and only know one for all runs."""
+    """Return the folder of one run; loggers such as W&B have no ``log_dir`` and only know one for all runs."""
     return Path(logger.log_dir or Path(logger.save_dir or ".", str(logger.name), str(logger.version)))
 
 

@@ -70,19 +70,19 @@ def plot_corrections(
         picture, bars = axes[:, row]
         picture.imshow(images[row].permute(1, 2, 0).numpy().squeeze(), cmap="gray", vmin=0, vmax=1)
         picture.axis("off")
-        own = order.labels[row][order.present[row]].tolist()
-        parts = [f"{hard[row, label]:.2f} × “{class_names[label]}”" for label in own]
+        mix_classes = order.labels[row][order.present[row]].tolist()
+        parts = [f"{hard[row, label]:.2f} × “{class_names[label]}”" for label in mix_classes]
         picture.set_title(_one_title(parts), fontsize=11)
-        shown = list(range(classes)) if others is None else _with_others(own, most[row], others)
-        place = np.arange(len(shown))
-        bars.bar(place, hard[row, shown].numpy(), 0.92, color=_HARD, label="hard label")
-        bars.bar(place - 0.21, soft_labels[row, shown].numpy(), 0.4, color=_TEACHER, label="teacher's soft label")
-        bars.bar(place + 0.21, corrected[row, shown].numpy(), 0.4, color=_CORRECTED, label="corrected soft label")
+        shown = list(range(classes)) if others is None else _with_others(mix_classes, most[row], others)
+        positions = np.arange(len(shown))
+        bars.bar(positions, hard[row, shown].numpy(), 0.92, color=_HARD, label="hard label")
+        bars.bar(positions - 0.21, soft_labels[row, shown].numpy(), 0.4, color=_TEACHER, label="teacher's soft label")
+        bars.bar(positions + 0.21, corrected[row, shown].numpy(), 0.4, color=_CORRECTED, label="corrected soft label")
         names = [class_names[label] for label in shown]
         if others is None:
-            bars.set_xticks(place, names)
+            bars.set_xticks(positions, names)
         else:
-            bars.set_xticks(place, [_shortened(name) for name in names], rotation=40, ha="right")
+            bars.set_xticks(positions, [_shortened(name) for name in names], rotation=40, ha="right")
         bars.set_ylim(0, top)
         bars.spines[["top", "right"]].set_visible(False)
         bars.tick_params(labelsize=9)
@@ -93,14 +93,14 @@ def plot_corrections(
     return figure
 
 
-def _with_others(own: list[int], values: Tensor, others: int) -> list[int]:
-    """The classes ``own`` and those ``others`` that have the largest values."""
+def _with_others(mix_classes: list[int], values: Tensor, others: int) -> list[int]:
+    """Return the classes of the mix and the ``others`` ones that have the largest values."""
     ranked: list[int] = values.argsort(descending=True, stable=True).tolist()
-    return own + [label for label in ranked if label not in own][:others]
+    return mix_classes + [label for label in ranked if label not in mix_classes][:others]
 
 
 def _one_title(parts: list[str]) -> str:
-    """A sum, on one line if it fits."""
+    """Join a sum's terms, on one line if it fits."""
     if len(parts) > _PARTS:
         parts = [*parts[:_PARTS], "…"]
     line = " + ".join(parts)

@@ -38,8 +38,8 @@ def require_weights(module: L.LightningModule, ckpt_path: str | None, allow_untr
         return
     if not isinstance(module, EvaluatedModule):
         raise InputError(
-            f"ckpt_path: expected a checkpoint for {type(module).__name__}, got none; allow_untrained: true evaluates it "
-            "as it was built"
+            f"ckpt_path: expected a checkpoint for {type(module).__name__}, got none; allow_untrained: true evaluates "
+            "it as it was built"
         )
     module.require_weights()
 

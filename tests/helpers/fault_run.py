@@ -12,12 +12,12 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 
 from ida_lightning import Mixing
 from ida_lightning.augment.augmentation import Augmentation
-from ida_lightning.callbacks import ExportCallback
+from ida_lightning.callbacks import CheckpointCallback, ExportCallback
 from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.modules import DistillationModule
 from tests.helpers.data import BlobsDataModule
@@ -87,7 +87,7 @@ def run(
         hold: the step in which to wait.
         resume: the checkpoint to go on from.
         ema: average the weights.
-        every: steps from checkpoint to checkpoint; None is once an epoch, as in the shipped configs.
+        every: steps from checkpoint to checkpoint within an epoch; None is at its end only, as in the shipped configs.
         processes: that train together.
         strategy: of the Trainer.
         rescue: a checkpoint also when an exception ends the run.
@@ -111,7 +111,7 @@ def run(
         LearningRateMonitor("step"),
         *([EMAWeightAveraging(decay=0.7)] if ema else []),
         Hold(folder, hold),
-        ModelCheckpoint(folder / "checkpoints", save_last=True, every_n_train_steps=every, save_on_exception=rescue),
+        CheckpointCallback(folder / "checkpoints", every_n_steps=every, save_on_exception=rescue),
         ExportCallback(str(folder / "student.safetensors")),
     ]
     fitting = trainer(

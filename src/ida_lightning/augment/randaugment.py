@@ -67,7 +67,7 @@ _SIGNED = np.array([name not in _UNSIGNED for name in OPERATIONS])
 
 @lru_cache(maxsize=256)
 def level_of(name: str, magnitude: int, height: int, width: int) -> float:
-    """What a magnitude from 0 to 30 means to an operation on images of this size; the sign is drawn separately.
+    """Return what a magnitude from 0 to 30 means to an operation on images of this size; the sign is drawn apart.
 
     Slope of a shear, pixels of a shift, degrees, change of a factor of 1, bits that are left by ``Posterize``, pixel
     value from which ``Solarize`` inverts; 0 for operations without a strength.
@@ -84,7 +84,7 @@ def level_of(name: str, magnitude: int, height: int, width: int) -> float:
 
 @lru_cache(maxsize=8)
 def _sources(magnitude: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Which pixel is seen at each place after each move: int64 ``(2 * moves, height * width)``, both signs of each.
+    """Return the pixel seen at each place after each move, int64 ``(2 * moves, height * width)``, both signs of each.
 
     The pixels are numbered row by row; the number ``height * width`` stands for the fill colour.
     """

@@ -83,7 +83,7 @@ _threshold_op.register_autograd(_backward, setup_context=_save)
 
 
 def _top_size(values: Tensor, ranked: int) -> int:
-    """How many values to look at so that at least one rest value is among them."""
+    """Return how many values to look at so that at least one rest value is among them."""
     classes = values.shape[1]
     if values.device.type != "cpu":
         return classes
@@ -91,7 +91,7 @@ def _top_size(values: Tensor, ranked: int) -> int:
 
 
 def _largest(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The ``size`` largest values per row, descending, and their classes."""
+    """Return the ``size`` largest values per row, descending, and their classes."""
     classes = values.shape[1]
     if classes < 4 * _PIECE * size or values.device.type != "cpu":
         return torch.topk(values, size, dim=1)
@@ -108,10 +108,10 @@ def _largest(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def _solve_pairs(values: Tensor, label_mix: LabelMix) -> Tensor:
     """At most two ranked classes per row: two levels, one for the second class alone and one for both."""
     # Small operations are what this costs on small rows: everything per row stays (batch, 1).
-    own = values.gather(1, label_mix.labels)
+    mix_values = values.gather(1, label_mix.labels)
     weights = label_mix.weights if label_mix.weights.dtype.itemsize >= 4 else label_mix.weights.float()
     (label_0, label_1), (own_0, own_1), (weight_0, weight_1) = (
-        (pair[:, :1], pair[:, 1:]) for pair in (label_mix.labels, own, weights)
+        (pair[:, :1], pair[:, 1:]) for pair in (label_mix.labels, mix_values, weights)
     )
     alone = (label_0 == label_1) | (torch.minimum(weight_0, weight_1) <= 0)
     # The rule of LabelOrder without its sorting: the heavier class goes first and, in a tie, the larger value. The
@@ -178,12 +178,12 @@ def _solve_chains(values: Tensor, order: LabelOrder) -> Tensor:
     size = _top_size(values, ranked)
     if size <= ranked:  # no rest value would be certain to be looked at
         size = classes
-    own, level, certified = _chain_levels(values, order, size)
+    mix_values, level, certified = _chain_levels(values, order, size)
     if size < classes and not bool(certified.all()):
         rows = (~certified).nonzero().squeeze(1)
         rescued = _chain_levels(values[rows], LabelOrder(*(field[rows] for field in order)), classes)
-        own, level = own.index_copy(0, rows, rescued[0]), level.index_copy(0, rows, rescued[1])
-    return torch.minimum(values, level).scatter_(1, order.labels, own)
+        mix_values, level = mix_values.index_copy(0, rows, rescued[0]), level.index_copy(0, rows, rescued[1])
+    return torch.minimum(values, level).scatter_(1, order.labels, mix_values)
 
 
 def _chain_levels(values: Tensor, order: LabelOrder, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,9 +194,9 @@ def _chain_levels(values: Tensor, order: LabelOrder, size: int) -> tuple[Tensor,
         whether the classes not looked at are known not to matter ``(batch,)``.
     """
     labels, _, present, _ = order
-    own = values.gather(1, labels)
-    within_ties = _tie_order(own, order)
-    own = own.gather(1, within_ties)
+    mix_values = values.gather(1, labels)
+    within_ties = _tie_order(mix_values, order)
+    mix_values = mix_values.gather(1, within_ties)
 
     top, classes_of = torch.topk(values, size, dim=1)
     is_rest = (classes_of[:, :, None] != labels[:, None, :]).all(2)
@@ -205,7 +205,7 @@ def _chain_levels(values: Tensor, order: LabelOrder, size: int) -> tuple[Tensor,
 
     # An entry that is absent, or a ranked class met again among the largest, counts for nothing.
     counts = torch.cat((present, is_rest), 1).to(values.dtype)
-    sequence = torch.where(counts > 0, torch.cat((own, top), 1), 0)
+    sequence = torch.where(counts > 0, torch.cat((mix_values, top), 1), 0)
 
     ranked = labels.shape[1]
     bounds: list[Tensor] = []
@@ -218,10 +218,10 @@ def _chain_levels(values: Tensor, order: LabelOrder, size: int) -> tuple[Tensor,
     solved = torch.stack(bounds).amin(0)
 
     # Rounding of the means must not touch what already is in order.
-    descends = (own[:, :-1] >= own[:, 1:]) | ~present[:, 1:]
+    descends = (mix_values[:, :-1] >= mix_values[:, 1:]) | ~present[:, 1:]
     last = (present.sum(1, keepdim=True) - 1).clamp_min(0)
-    in_order = descends.all(1, keepdim=True) & (own.gather(1, last) >= rest_top)
-    solved = torch.where(in_order, own, solved)
+    in_order = descends.all(1, keepdim=True) & (mix_values.gather(1, last) >= rest_top)
+    solved = torch.where(in_order, mix_values, solved)
 
     level = solved.gather(1, last)
     certified = (level >= floor).squeeze(1)
@@ -231,8 +231,8 @@ def _chain_levels(values: Tensor, order: LabelOrder, size: int) -> tuple[Tensor,
     return unsorted, level, certified
 
 
-def _tie_order(own: Tensor, order: LabelOrder) -> Tensor:
-    """Positions ``(batch, k)`` that put the larger value first inside every tie and move nothing else."""
-    by_value = own.argsort(dim=1, descending=True, stable=True)
+def _tie_order(mix_values: Tensor, order: LabelOrder) -> Tensor:
+    """Return positions ``(batch, k)`` that put the larger value first inside every tie and move nothing else."""
+    by_value = mix_values.argsort(dim=1, descending=True, stable=True)
     by_group = order.rank().gather(1, by_value).argsort(dim=1, stable=True)
     return by_value.gather(1, by_group)

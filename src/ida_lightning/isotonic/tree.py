@@ -141,7 +141,7 @@ class _Heap:
         self.by_rank: list[_Tree | None] = []
 
     def largest(self) -> _Tree | None:
-        """The tree whose root has the largest key, None in an empty heap."""
+        """Return the tree whose root has the largest key, None in an empty heap."""
         return max(filter(None, self.by_rank), key=lambda tree: tree.key, default=None)
 
     def add(self, key: float, item: int) -> None:
@@ -186,7 +186,7 @@ def _link(first: _Tree, second: _Tree) -> _Tree:
 
 
 def _leaves_first(above: list[int]) -> list[int]:
-    """All nodes, children before their parents."""
+    """Return all nodes, children before their parents."""
     waiting_for = [0] * len(above)
     for node in above:
         if node >= 0:

@@ -74,15 +74,17 @@ def _correct_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202
         begins = tl.sum(close.to(tl.int32), axis=0) == 0
         above = begins[None, :] & present[None, :] & (weight[None, :] >= weight[:, None])
         weight = tl.min(tl.where(above, weight[None, :], float("inf")), axis=1)
-    own = tl.zeros((RANKED_BLOCK,), tl.float32)
+    mix_values = tl.zeros((RANKED_BLOCK,), tl.float32)
     is_rest = inside
     for j in tl.static_range(RANKED):
         label_j = tl.sum(tl.where((entry == j) & present, label + 1, 0), axis=0) - 1  # -1 where absent
         here = columns == label_j
-        own = tl.where(entry == j, tl.sum(tl.where(here, values, 0.0), axis=0), own)
+        mix_values = tl.where(entry == j, tl.sum(tl.where(here, values, 0.0), axis=0), mix_values)
         is_rest = is_rest & (columns != label_j)
     tie = weight[None, :] == weight[:, None]
-    larger = (own[None, :] > own[:, None]) | ((own[None, :] == own[:, None]) & (entry[None, :] < entry[:, None]))
+    larger = (mix_values[None, :] > mix_values[:, None]) | (
+        (mix_values[None, :] == mix_values[:, None]) & (entry[None, :] < entry[:, None])
+    )
     before = present[None, :] & ((weight[None, :] > weight[:, None]) | (tie & larger))
     position = tl.where(present, tl.sum(before.to(tl.int32), axis=1), RANKED_BLOCK)
     ranked = tl.sum(present.to(tl.int32), axis=0)
@@ -93,21 +95,21 @@ def _correct_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202
     for a in tl.static_range(RANKED):
         if a < ranked:
             from_a = present & (position >= a)
-            bound = tl.zeros_like(own) + _level(
-                rest, tl.sum(tl.where(from_a, own, 0.0), axis=0), tl.sum(from_a.to(tl.float32), axis=0)
+            bound = tl.zeros_like(mix_values) + _level(
+                rest, tl.sum(tl.where(from_a, mix_values, 0.0), axis=0), tl.sum(from_a.to(tl.float32), axis=0)
             )
             for b in tl.static_range(a, RANKED - 1):
-                mean = tl.sum(tl.where(from_a & (position <= b), own, 0.0), axis=0) / (b - a + 1)
+                mean = tl.sum(tl.where(from_a & (position <= b), mix_values, 0.0), axis=0) / (b - a + 1)
                 bound = tl.where((position <= b) & (b < ranked - 1), tl.maximum(bound, mean), bound)
             solved = tl.where(from_a, tl.minimum(solved, bound), solved)
 
     # Rounding of the means must not touch what already is in order.
     reversed_pair = present[:, None] & present[None, :] & (position[:, None] < position[None, :])
-    reversed_pair = reversed_pair & (own[:, None] < own[None, :])
+    reversed_pair = reversed_pair & (mix_values[:, None] < mix_values[None, :])
     wrong = tl.sum(tl.sum(reversed_pair.to(tl.int32), axis=1), axis=0)
-    smallest = tl.min(tl.where(present, own, float("inf")), axis=0)
+    smallest = tl.min(tl.where(present, mix_values, float("inf")), axis=0)
     in_order = (wrong == 0) & (tl.max(rest, axis=0) <= smallest)
-    solved = tl.where(in_order, own, solved)
+    solved = tl.where(in_order, mix_values, solved)
 
     corrected = tl.minimum(values, tl.min(tl.where(present, solved, float("inf")), axis=0))
     for j in tl.static_range(RANKED):
@@ -180,7 +182,7 @@ def _(logits: Tensor, labels: Tensor, weights: Tensor, temperature: float) -> Te
 
 
 def triton_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
-    """The map of :func:`threshold_solver` in one kernel.
+    """Compute the map of :func:`threshold_solver` in one kernel.
 
     One program per row holds it in registers, puts the label's classes in order, finds the level of every ranked start
     by Newton's method (as many steps as the row needs, each a reduction over registers) and writes the row.
@@ -201,7 +203,7 @@ def triton_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
 
 
 def triton_softmax_solver(logits: Tensor, label_mix: LabelMix, temperature: float) -> Tensor:
-    """``softmax(logits / temperature)``, corrected before it is ever written; float32 ``(batch, classes)``.
+    """Compute ``softmax(logits / temperature)``, corrected before it is written; float32 ``(batch, classes)``.
 
     Args:
         logits: float32, bfloat16 or float16 ``(batch, classes)``.

@@ -57,18 +57,21 @@ def order_penalty(
     student_probs = student_logits.softmax(1, dtype=torch.promote_types(student_logits.dtype, torch.float32))
     order = label_mix.order()
     present = order.present
-    own = student_probs.gather(1, order.labels)
+    mix_values = student_probs.gather(1, order.labels)
     rank = order.rank()
-    upper, lower = own[:, :, None], own[:, None, :]
+    upper, lower = mix_values[:, :, None], mix_values[:, None, :]
     follows = rank[:, None, :] == rank[:, :, None] + 1
     among = (F.relu(lower - upper) * (follows & present[:, None, :])).sum((1, 2))
     if form == "worst":
-        smallest = torch.where(present, own, torch.inf).amin(1)
+        smallest = torch.where(present, mix_values, torch.inf).amin(1)
         worst = student_probs.scatter(1, order.labels, 0).amax(1)
         return sigma * (among + F.relu(worst - smallest))
     last = torch.where(present, rank, 0).amax(1, keepdim=True)
     rest = student_probs.scatter(1, order.labels, 0)
-    above = [F.relu(rest - own[:, j : j + 1]).sum(1) * (present & (rank == last))[:, j] for j in range(own.shape[1])]
+    above = [
+        F.relu(rest - mix_values[:, j : j + 1]).sum(1) * (present & (rank == last))[:, j]
+        for j in range(mix_values.shape[1])
+    ]
     return sigma * (among + torch.stack(above).sum(0))
 
 

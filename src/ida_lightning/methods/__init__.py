@@ -8,9 +8,12 @@ from ida_lightning.methods.data_selection import DataSelectionCallback, Influenc
 from ida_lightning.methods.isotonic import IsotonicSoftLabelCallback
 from ida_lightning.methods.label_revision import LabelRevisionCallback
 from ida_lightning.methods.order_penalty import OrderPenaltyCallback
+from ida_lightning.methods.ramp import Ramp
 from ida_lightning.methods.revision_loss import RevisionLossCallback
 from ida_lightning.methods.smoothing_control import SmoothingControlCallback
 from ida_lightning.methods.teacher_labels import TeacherLabelCallback
+from ida_lightning.methods.truth_blend import TruthBlendCallback
+from ida_lightning.methods.value_exchange import ValueExchangeCallback
 
 __all__ = [
     "AddedTermCallback",
@@ -23,8 +26,11 @@ __all__ = [
     "LossMethod",
     "Method",
     "OrderPenaltyCallback",
+    "Ramp",
     "RevisionLossCallback",
     "SmoothingControlCallback",
     "SupervisionMethod",
     "TeacherLabelCallback",
+    "TruthBlendCallback",
+    "ValueExchangeCallback",
 ]

@@ -107,7 +107,7 @@ class CutMixPickCallback(SupervisionMethod):
         return keep_rows(supervision, clean, pool, best)
 
     def _clean_rows(self, mixed: Tensor) -> int | None:
-        """How many rows are clean: known without looking where a batch of this size always has as many."""
+        """Return how many rows are clean, or None where that has to be counted on every batch."""
         if not self._has_pool or mixed.device.type == "cpu":
             return None
         rows = len(mixed)

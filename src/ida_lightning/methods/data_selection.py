@@ -148,7 +148,7 @@ class DataSelectionCallback(SupervisionMethod):
             raise InputError(f"{self}: expected a MixingDataModule, got {type(data).__name__}")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose, also where a run goes on in the middle of an epoch."""
+        """Choose the trusted rows, also where a run goes on in the middle of an epoch."""
         self._choose(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -193,7 +193,7 @@ class DataSelectionCallback(SupervisionMethod):
         return teach_trusted_rows(supervision, trusted, self.transfer)
 
     def scores(self, trainer: L.Trainer, module: DistillationModule, data: Any, epoch: int = 0) -> Tensor:
-        """The scores of the training images, float32 ``(rows,)`` on the CPU: read from their file, or computed.
+        """Read the scores of the training images from their file, or compute them; float32 ``(rows,)`` on the CPU.
 
         Args:
             trainer: whose device and precision are used.
@@ -223,7 +223,7 @@ class DataSelectionCallback(SupervisionMethod):
         return scores
 
     def _about(self, module: DistillationModule, data: Any, epoch: int) -> dict[str, Any]:
-        """All that the scores depend on, as plain values."""
+        """Return all that the scores depend on, as plain values."""
         about: dict[str, Any] = {"score": self.score, "train": data_fingerprint(data.splits["train"])}
         if self.score == "random":
             return {**about, "seed": data.seed, "epoch": epoch}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
+import lightning as L
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import one_of
+from ida_lightning.errors import InputError, one_of
 from ida_lightning.errors import share as checked_share
 from ida_lightning.isotonic import Solver, Space, correct_soft_labels
 from ida_lightning.methods.base import SupervisionMethod, order_rows
+from ida_lightning.methods.ramp import Ramp, checked_ramp, value_now
 from ida_lightning.metrics import violated_rows
 from ida_lightning.supervision import Supervision, blend_soft_labels
+from ida_lightning.truth import isotonic_with_margin
 
 
 class IsotonicSoftLabelCallback(SupervisionMethod):
@@ -38,10 +41,14 @@ class IsotonicSoftLabelCallback(SupervisionMethod):
             were in order. An image's position in the data set decides, so an image is drawn in every epoch or in
             none, and a larger share holds the rows of a smaller one. Rows without a position, of batches
             ``(images, targets)``, are drawn by their place in the batch.
+        margin: from 0 (the minimal repair, which makes ties) to 1 (the hard label), in the softened space only: the
+            share of the hard label's lead that is kept, see :func:`ida_lightning.isotonic_with_margin`; or a
+            :class:`~ida_lightning.methods.ramp.Ramp` over the epochs. Rows in order that do not keep it are
+            corrected too.
         name: see :class:`~ida_lightning.methods.base.Method`.
 
     Raises:
-        InputError: for values out of range, and a module without the hook.
+        InputError: for values out of range or that exclude each other, and a module without the hook.
 
     Example:
         >>> from lightning import Trainer
@@ -59,6 +66,7 @@ class IsotonicSoftLabelCallback(SupervisionMethod):
         space: Space = "softened",
         strength: float = 1.0,
         share: float = 1.0,
+        margin: float | Ramp = 0.0,
         name: str | None = None,
     ) -> None:
         super().__init__(name)
@@ -66,22 +74,38 @@ class IsotonicSoftLabelCallback(SupervisionMethod):
         self.space: Space = one_of("space", space, get_args(Space))
         self.strength = checked_share("strength", strength)
         self.share = checked_share("share", share)
+        self.margin = checked_ramp("margin", margin)
+        if space != "softened" and margin != 0:
+            raise InputError(f"margin: expected 0 in {space} space, where a share of the hard label has no meaning")
+        self._margin_now = margin.start if isinstance(margin, Ramp) else margin
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Move the margin along its ramp."""
+        super().on_train_batch_start(trainer, pl_module, *args)
+        self._margin_now = value_now(self.margin, trainer)
 
     def transform(self, supervision: Supervision) -> Supervision:
-        """Correct the rows that break their order, and measure."""
+        """Correct the rows that break their order, or do not keep the margin, and measure."""
         before, mix = supervision.soft_labels, supervision.label_mix
         violated = violated_rows(before, mix)
         after = before
         if self.strength > 0:
-            corrected = correct_soft_labels(before, mix, supervision.temperature, self.space, self.solver)
+            corrected = self._corrected(supervision)
             after = blend_soft_labels(before, corrected, self.strength)
             # Rows in order stay as they are, bit for bit.
-            after = torch.where(self._corrects(violated, supervision.index)[:, None], after, before)
+            wrong = violated if self._margin_now == 0 else (corrected != before).any(1)
+            after = torch.where(self._corrects(wrong, supervision.index)[:, None], after, before)
         self.measure(order_rows(violated, before, after, mix))
         return supervision._replace(soft_labels=after)
 
-    def _corrects(self, violated: Tensor, index: Tensor) -> Tensor:
-        return violated if self.share == 1 else violated & drawn_rows(index, self.share)
+    def _corrected(self, supervision: Supervision) -> Tensor:
+        before, mix = supervision.soft_labels, supervision.label_mix
+        if self._margin_now > 0:
+            return isotonic_with_margin(before, mix, self._margin_now, self.solver)
+        return correct_soft_labels(before, mix, supervision.temperature, self.space, self.solver)
+
+    def _corrects(self, wrong: Tensor, index: Tensor) -> Tensor:
+        return wrong if self.share == 1 else wrong & drawn_rows(index, self.share)
 
 
 def drawn_rows(index: Tensor, share: float) -> Tensor:

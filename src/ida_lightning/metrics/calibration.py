@@ -66,9 +66,9 @@ def calibration_bins(probs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, 
     confidence, predicted = probs.float().max(1)
     edges = torch.linspace(0, 1, bins + 1, device=probs.device)
     # A sum per bin rather than index_add, whose order of summation is left to chance on CUDA.
-    own = torch.bucketize(confidence, edges[1:-1], right=True)[:, None] == torch.arange(bins, device=probs.device)
+    in_bin = torch.bucketize(confidence, edges[1:-1], right=True)[:, None] == torch.arange(bins, device=probs.device)
     gap = (predicted == labels).float() - confidence
-    return own.sum(0), torch.where(own, gap[:, None], 0).sum(0)
+    return in_bin.sum(0), torch.where(in_bin, gap[:, None], 0).sum(0)
 
 
 def error_of_bins(rows: Tensor, gaps: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def _root(logits: Tensor, gaps: Tensor) -> float:
-    """The inverse temperature where the slope of the NLL, which never falls, goes through zero."""
+    """Find the inverse temperature where the slope of the NLL, which never falls, goes through zero."""
     low, high = 1 / _WIDEST, _WIDEST
     if _slope(low, logits, gaps)[0] >= 0:
         return low

@@ -34,10 +34,10 @@ def violated_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
     check_label_mix(label_mix, values, "values")
     not_nan("values", values)
     order = label_mix.order()
-    own = values.gather(1, order.labels)
+    mix_values = values.gather(1, order.labels)
     rest_top = values.scatter(1, order.labels, -torch.inf).amax(1, keepdim=True)
-    below_rest = (order.present & (own < rest_top)).any(1)
-    reversed_pair = order.outranks() & (own[:, :, None] < own[:, None, :])
+    below_rest = (order.present & (mix_values < rest_top)).any(1)
+    reversed_pair = order.outranks() & (mix_values[:, :, None] < mix_values[:, None, :])
     return below_rest | reversed_pair.any(2).any(1)
 
 
@@ -111,12 +111,12 @@ def order_statistics(values: Tensor, label_mix: LabelMix) -> OrderStatistics:
     not_nan("values", values)
     order = label_mix.order()
     present, heavier = order.present, order.outranks()
-    own = values.gather(1, order.labels)
-    columns = [own[:, j : j + 1] for j in range(own.shape[1])]
+    mix_values = values.gather(1, order.labels)
+    columns = [mix_values[:, j : j + 1] for j in range(mix_values.shape[1])]
     larger = torch.stack([(values > column).sum(1) for column in columns], 1)
     smaller = torch.stack([(values < column).sum(1) for column in columns], 1)
     # Entry (i, j): how the values of two classes of the mix compare, whatever their weights.
-    above, below = own[:, :, None] > own[:, None, :], own[:, :, None] < own[:, None, :]
+    above, below = mix_values[:, :, None] > mix_values[:, None, :], mix_values[:, :, None] < mix_values[:, None, :]
     rest_larger = larger - (above & present[:, :, None]).sum(1)
     rest_smaller = smaller - (below & present[:, :, None]).sum(1)
 

@@ -85,7 +85,7 @@ class TeacherStddev(Metric):
         self.window_sum, self.window_rows, self.outputs = total * ~full, rows * ~full, outputs * ~full
 
     def compute(self) -> Tensor:
-        """The mean over classes of the standard deviation, ``()``; NaN for fewer than two full windows."""
+        """Compute the mean over classes of the standard deviation, ``()``; NaN for fewer than two full windows."""
         # One line per process.
         vectors = self.vectors.reshape(-1, 1).float()
         mean, squares = self.mean.reshape(-1, self.num_classes), self.squares.reshape(-1, self.num_classes)

@@ -143,23 +143,23 @@ def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: st
     Raises:
         InputError: naming the first tensor that is missing, left over or of another shape.
     """
-    own = is_a("network", network, nn.Module).state_dict()
+    state = is_a("network", network, nn.Module).state_dict()
     is_a("weights", weights, Weights)
-    if weights.tensors.keys() != own.keys():
-        first = next(iter(own), "")
+    if weights.tensors.keys() != state.keys():
+        first = next(iter(state), "")
         prefixes = [key.removesuffix(first) for key in weights.tensors if key.endswith(f".{first}")]
-        holders = [prefix for prefix in prefixes if all(f"{prefix}{key}" in weights.tensors for key in own)]
+        holders = [prefix for prefix in prefixes if all(f"{prefix}{key}" in weights.tensors for key in state)]
         if len(holders) > 1:
             raise InputError(f"{what}: {path} holds {len(holders)} such networks: {', '.join(sorted(holders))}")
         if holders:
-            weights = weights._replace(tensors={key: weights.tensors[f"{holders[0]}{key}"] for key in own})
+            weights = weights._replace(tensors={key: weights.tensors[f"{holders[0]}{key}"] for key in state})
     wrong = [
-        f"{key} is {tuple(weights.tensors[key].shape)}, the network has {tuple(own[key].shape)}"
-        for key in own
-        if key in weights.tensors and own[key].shape != weights.tensors[key].shape
+        f"{key} is {tuple(weights.tensors[key].shape)}, the network has {tuple(state[key].shape)}"
+        for key in state
+        if key in weights.tensors and state[key].shape != weights.tensors[key].shape
     ]
-    wrong += [f"{key} is missing" for key in own if key not in weights.tensors]
-    wrong += [f"{key} is not in the network" for key in weights.tensors if key not in own]
+    wrong += [f"{key} is missing" for key in state if key not in weights.tensors]
+    wrong += [f"{key} is not in the network" for key in weights.tensors if key not in state]
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise InputError(f"{what}: {path} does not fit the network: {wrong[0]}{more}")

@@ -94,7 +94,7 @@ class EvaluatedModule(L.LightningModule, ABC):
         self.log(f"{self.owner}/test_nll", self.test_nll, batch_size=rows)
 
     def predict_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
-        """Class probabilities ``(batch, classes)``, float32."""
+        """Compute class probabilities ``(batch, classes)``, float32."""
         batch = as_mixed_batch(batch, self.num_classes)
         logits = cast(Tensor, self(batch.inputs))
         self._count_useless(logits)
@@ -194,9 +194,9 @@ def rows_that_count(loader: Any, batch_idx: int, rows: int) -> int:
     sampler = loader.sampler
     if not isinstance(sampler, DistributedSampler):
         return rows
-    own = len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))  # type: ignore[arg-type]
+    shared_rows = len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))  # type: ignore[arg-type]
     before: int = batch_idx * loader.batch_size
-    return min(rows, max(0, own - before))
+    return min(rows, max(0, shared_rows - before))
 
 
 def update_metrics(accuracy: Metric, nll: Metric, logits: Tensor, batch: MixedBatch, rows: int) -> None:

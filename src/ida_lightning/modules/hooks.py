@@ -165,7 +165,7 @@ class SupervisionHooks(L.LightningModule):
             del weights[name]
 
     def _running_fit(self) -> object | None:
-        """The fit that is running now, None outside of one."""
+        """Return the fit that is running now, None outside of one."""
         trainer = attached_trainer(self)
         running = trainer is not None and trainer.state.status == TrainerStatus.RUNNING
         return self._fit if running and trainer.state.fn == TrainerFn.FITTING else None  # type: ignore[union-attr]

@@ -22,7 +22,7 @@ class _HasClassifier(Protocol):
 
 
 def classifier_head(network: nn.Module, num_classes: int) -> nn.Linear:
-    """The linear layer that makes a network's logits.
+    """Return the linear layer that makes a network's logits.
 
     Raises:
         InputError: if it has none of that width.
@@ -40,7 +40,7 @@ def classifier_head(network: nn.Module, num_classes: int) -> nn.Linear:
 
 
 def head_input(head: nn.Linear, given: Tensor, logits: Tensor) -> Tensor:
-    """The features ``(batch, features)`` behind logits, with a column of ones for a bias.
+    """Return the features ``(batch, features)`` behind logits, with a column of ones for a bias.
 
     Raises:
         InputError: if the logits are not what the head makes of them.
@@ -58,7 +58,7 @@ def head_input(head: nn.Linear, given: Tensor, logits: Tensor) -> Tensor:
 
 @contextmanager
 def capture_head_input(network: nn.Module, head: nn.Linear) -> Iterator[list[Tensor]]:
-    """Inside, the network is in eval mode and eager, and what its head is given is appended to the list."""
+    """Put a network into eval mode, eager, and append what its head is given to a list."""
     given: list[Tensor] = []
     # A hook inside a compiled graph would not be called.
     compiled, network._compiled_call_impl = network._compiled_call_impl, None

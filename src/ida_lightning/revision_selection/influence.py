@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError
+from ida_lightning.errors import positive
 
 
 def teaching_residuals(logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """How the pull on the logits changes when the teacher's soft label takes the place of the ground truth.
+    """Compute how the gradient changes when the teacher's soft label takes the place of the ground truth.
 
     The gradient of ``T^2 KL(softmax(teacher_logits / T) || softmax(logits / T)) - cross_entropy(logits, labels)`` in
     the logits: ``T (softmax(logits / T) - softmax(teacher_logits / T)) - (softmax(logits) - one_hot(labels))``.
@@ -41,12 +41,12 @@ def teaching_residuals(logits: Tensor, teacher_logits: Tensor, labels: Tensor, t
 
 
 def label_residuals(probs: Tensor, labels: Tensor) -> Tensor:
-    """The gradient of the cross-entropy in the logits, ``probs - one_hot(labels)``, ``(rows, classes)``."""
+    """Compute the gradient of the cross-entropy in the logits, ``probs - one_hot(labels)``, ``(rows, classes)``."""
     return probs - torch.nn.functional.one_hot(labels, probs.shape[1]).to(probs.dtype)
 
 
 def gauss_newton_product(features: Tensor, probs: Tensor, direction: Tensor) -> Tensor:
-    """The Hessian of the head's mean cross-entropy times a direction, both ``(classes, features)``, never formed.
+    """Multiply the Hessian of the head's mean cross-entropy, never formed, by a direction ``(classes, features)``.
 
     ``mean over rows of (diag(probs) - probs probs^T) direction feature feature^T``.
     """
@@ -56,7 +56,7 @@ def gauss_newton_product(features: Tensor, probs: Tensor, direction: Tensor) -> 
 
 
 def curvature(features: Tensor, probs: Tensor) -> Tensor:
-    """The diagonal of that Hessian, ``(classes, features)``."""
+    """Compute the diagonal of that Hessian, ``(classes, features)``."""
     return (probs * (1 - probs)).T @ features.square() / len(features)
 
 
@@ -99,8 +99,7 @@ def solve_gauss_newton(
         tensor([[ 1.],
                 [-1.]], dtype=torch.float64)
     """
-    if not damping > 0:
-        raise InputError(f"damping: expected a number > 0, got {damping}")
+    positive("damping", damping)
     diagonal = curvature(features, probs) + damping
     direction = torch.zeros_like(gradient)
     left = gradient.clone()
@@ -122,7 +121,7 @@ def solve_gauss_newton(
 
 
 def influence(direction: Tensor, features: Tensor, residuals: Tensor) -> Tensor:
-    """By how much the validation loss falls per unit of weight that a row moves from the ground truth to the teacher.
+    """Compute by how much the validation loss falls per unit of weight that a row moves from the truth to the teacher.
 
     With the head at a minimum of the damped cross-entropy with the ground truth, and ``eps`` times (distillation loss -
     cross-entropy) of one row added, the minimum moves by ``-eps (H + damping I)^-1 delta``, where delta is the row's

@@ -15,19 +15,19 @@ from ida_lightning.supervision import Supervision
 
 
 def revision_label_loss(student_logits: Tensor, supervision: Supervision) -> Tensor:
-    """``hard_weight`` times the cross-entropy, on all rows but those that are wrong and taught; ``(batch,)``."""
+    """Compute ``hard_weight`` times the cross-entropy, on all rows but those that are wrong and taught."""
     revised = _wrong(supervision) & (supervision.soft_weight > 0)
     return supervision.hard_weight * ~revised * mixed_cross_entropy(student_logits, supervision.label_mix)
 
 
 def revision_logit_loss(student_logits: Tensor, supervision: Supervision, weight: float = 4.0) -> Tensor:
-    """``soft_weight * weight`` times the squared distance to the teacher's logits, where it is right."""
+    """Compute ``soft_weight * weight`` times the squared distance to the teacher's logits, where it is right."""
     rows = non_negative("weight", weight) * ~_wrong(supervision) * supervision.soft_weight
     return rows * logit_loss(student_logits, supervision.teacher_logits)
 
 
 def revision_probability_loss(student_logits: Tensor, supervision: Supervision, weight: float = 1.0) -> Tensor:
-    """``soft_weight * weight`` times the squared distance to the soft label, where the teacher is wrong."""
+    """Compute ``soft_weight * weight`` times the squared distance to the soft label, where the teacher is wrong."""
     rows = non_negative("weight", weight) * _wrong(supervision) * supervision.soft_weight
     return rows * probability_loss(student_logits, supervision.soft_labels, supervision.temperature)
 

@@ -92,15 +92,15 @@ def check_revision(eta: float, which: str, space: str) -> None:
 
 
 def _worst_reversal(probs: Tensor, label_mix: LabelMix) -> Tensor:
-    """The largest ``relu(p_lighter - p_heavier) / gap`` of every row, ``(batch, 1)``; 0 for rows in order."""
+    """Compute the largest ``relu(p_lighter - p_heavier) / gap`` of every row, ``(batch, 1)``; 0 for rows in order."""
     order = label_mix.order()
-    own = probs.gather(1, order.labels)
+    mix_values = probs.gather(1, order.labels)
     gap = (order.weights[:, :, None] - order.weights[:, None, :]).to(probs.dtype)
     known = order.outranks()
-    reversed_by = torch.relu(own[:, None, :] - own[:, :, None])
+    reversed_by = torch.relu(mix_values[:, None, :] - mix_values[:, :, None])
     among = torch.where(known, reversed_by / torch.where(known, gap, 1), 0).flatten(1).amax(1, keepdim=True)
     rest = probs.scatter(1, order.labels, 0).amax(1, keepdim=True)
     # Only the lightest of the mix matters here: what the heavier ones ask for follows from it and the pairs.
     weights = torch.where(order.present, order.weights, 1).to(probs.dtype)
-    below = torch.where(order.present, torch.relu(rest - own) / weights, 0).amax(1, keepdim=True)
+    below = torch.where(order.present, torch.relu(rest - mix_values) / weights, 0).amax(1, keepdim=True)
     return torch.maximum(among, below)

@@ -70,7 +70,7 @@ class InfluenceScores(NamedTuple):
 def influence_scores(
     batches_of: HeadBatches, rows: int, temperature: float, damping: float, hessian_rows: int
 ) -> InfluenceScores:
-    """How much every training image's being taught by the teacher lowers the validation loss of a classifier head.
+    """Score every training image by how much the teacher's teaching it lowers the validation loss of a head.
 
     See :func:`ida_lightning.revision_selection.influence.influence` for definition and sign. Three passes: over the
     validation images for their gradient, over ``hessian_rows`` training images, spread evenly, for the Hessian, whose
@@ -120,7 +120,7 @@ def influence_scores(
 
 
 def teacher_scores(score: Literal["teacher_loss", "violation"], batches_of: HeadBatches) -> Tensor:
-    """Scores that only ask how good the teacher is on a training image; high is good.
+    """Score every training image by how good the teacher is on it; high is good.
 
     Args:
         score: ``"teacher_loss"``: minus the teacher's cross-entropy with the ground truth; ``"violation"``: how far the
@@ -134,11 +134,11 @@ def teacher_scores(score: Literal["teacher_loss", "violation"], batches_of: Head
     parts = []
     for batch in batches_of("train", None):
         if score == "teacher_loss":
-            found = -F.cross_entropy(batch.teacher_logits, batch.labels, reduction="none")
+            scores = -F.cross_entropy(batch.teacher_logits, batch.labels, reduction="none")
         else:
             probs, own = batch.teacher_logits.softmax(1), batch.labels[:, None]
-            found = (probs.gather(1, own) - probs.scatter(1, own, 0).amax(1, keepdim=True))[:, 0]
-        parts.append(torch.where(batch.finite, found, -torch.inf).cpu())
+            scores = (probs.gather(1, own) - probs.scatter(1, own, 0).amax(1, keepdim=True))[:, 0]
+        parts.append(torch.where(batch.finite, scores, -torch.inf).cpu())
     return torch.cat(parts).float()
 
 
@@ -182,7 +182,7 @@ def teach_trusted_rows(supervision: Supervision, trusted: Tensor, transfer: floa
 
 
 def data_fingerprint(dataset: Any) -> str:
-    """SHA-256 of a data set: of everything if it is in memory, else of its length and sixteen spread items."""
+    """Compute the SHA-256 of a data set: of all of it if in memory, else of its length and sixteen spread items."""
     digest = hashlib.sha256(f"{type(dataset).__name__} {len(dataset)};".encode())
     tensors: list[Any] = [vars(dataset).get(name) for name in ("images", "labels")]
     if not all(isinstance(tensor, Tensor) for tensor in tensors):
@@ -195,13 +195,13 @@ def data_fingerprint(dataset: Any) -> str:
 
 
 def scores_file(folder: str | Path, about: dict[str, Any]) -> Path:
-    """Where scores are kept: the name holds the digest of all that they depend on."""
+    """Name the file of scores: the name holds the digest of all that they depend on."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return Path(folder) / f"{about['score']}-{digest[:16]}.safetensors"
 
 
 def read_scores(path: Path, about: dict[str, Any], rows: int) -> Tensor | None:
-    """The scores in a file; None if there is no such file, or it is damaged or about something else."""
+    """Read the scores in a file; None if there is no such file, or it is damaged or about something else."""
     if not path.is_file():
         return None
     try:

@@ -1,13 +1,12 @@
-"""Tables as CSV, Markdown and HTML."""
+"""Tables as CSV and Markdown."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import html
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -48,17 +47,3 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> lis
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
     return [line(columns), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)]
-
-
-def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return an HTML table; cells are text, whatever signs they hold.
-
-    Example:
-        >>> html_table(["name"], [["<b>"]])
-        '<table><tr><th>name</th></tr><tr><td>&lt;b&gt;</td></tr></table>'
-    """
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "<table>" + line(columns, "th") + "".join(line(cells, "td") for cells in rows) + "</table>"

@@ -173,7 +173,9 @@ def test_revision_and_selection_are_those_of_a_slow_computation(score, capsys):
 
 
 def test_a_selection_by_the_student_is_not_guessed(capsys):
-    Path("systems.yaml").write_text(SYSTEMS.replace("fraction", "network: student, fraction") % "influence")
+    Path("systems.yaml").write_text(
+        SYSTEMS.replace("fraction", "influence: {network: student}, fraction") % "influence"
+    )
     content = audit("ConfusedTeacher", "--config", "systems.yaml")
     assert "trusted" not in content["selection"]
     assert "Data selection looks at the student, whom an audit does not train." in capsys.readouterr().out

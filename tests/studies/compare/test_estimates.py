@@ -8,10 +8,9 @@ import pytest
 import scipy.stats
 import torch
 
-from ida_lightning.studies.compare.estimates import METRICS, difference, estimate, extra_cost, level, other_starts
+from ida_lightning.studies.compare.estimates import METRICS, estimate, extra_cost, other_starts, outcomes
 from ida_lightning.studies.compare.picture import plot_curves, plot_differences
 from ida_lightning.studies.compare.report import summary
-from ida_lightning.studies.compare.run import StepTimer
 from ida_lightning.studies.compare.scores import _figures
 from ida_lightning.studies.compare.settings import Settings
 
@@ -39,24 +38,30 @@ def settings(tmp_path, *methods):
     return Settings("fit.yaml", {method: {} for method in methods}, [0, 1, 2], "kd", str(tmp_path))
 
 
+def outcome(results, method, weights, *methods):
+    return outcomes(results, settings(Path(), "kd", *methods))[weights, METRICS[0], method]
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 10])
 def test_intervals_are_those_of_scipys_paired_t_test(seeds):
     rng = np.random.default_rng(seeds)
     kd, ours = rng.normal(0.7, 0.02, seeds), rng.normal(0.71, 0.02, seeds)
     results = [result("kd", s, v) for s, v in enumerate(kd)] + [result("ours", s, v) for s, v in enumerate(ours)]
-    found = difference(results, "ours", "kd", "best", METRICS[0])
+    found = outcome(results, "ours", "best", "ours").difference
     expected = scipy.stats.ttest_rel(ours, kd).confidence_interval(0.95)
     assert (found.seeds, found.mean) == (seeds, pytest.approx((ours - kd).mean()))
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.std == pytest.approx((ours - kd).std(ddof=1))
-    assert level(results, "kd", "last", METRICS[0]).mean == pytest.approx(kd.mean())
+    reference = outcome(results, "kd", "last")
+    assert reference.level.mean == pytest.approx(kd.mean())
+    assert reference.difference is None
 
 
 def test_only_seeds_that_both_have_are_paired():
     results = [result("kd", 0, 0.5), result("kd", 1, 0.6), result("ours", 1, 0.7), result("ours", 2, 0.9)]
-    found = difference(results, "ours", "kd", "last", METRICS[0])
+    found = outcome(results, "ours", "last", "ours").difference
     assert (found.seeds, found.mean, found.low) == (1, pytest.approx(0.1), None)
-    assert difference([*results[:1], *results[3:]], "ours", "kd", "last", METRICS[0]) is None
+    assert outcome([*results[:1], *results[3:]], "ours", "last", "ours").difference is None
 
 
 def test_one_value_and_equal_values_have_no_interval():
@@ -109,9 +114,15 @@ def test_picture_has_every_difference_and_interval(tmp_path):
     panel = figure.axes[0]
     assert len(figure.axes) == len(METRICS)
     assert [label.get_text() for label in panel.get_yticklabels()] == ["ours", "once"]
-    data = [line.get_xdata() for line in panel.lines[1:] if len(line.get_xdata())]
-    assert [len(x) for x in data] == [2, 1, 2, 1, 1, 1]
-    assert data[1][0] == pytest.approx(1.0)
+    shown = [(points.lines[0].get_data(), points.lines[2][0].get_segments()[0]) for points in panel.containers]
+    assert [y for (_, [y]), _ in shown] == pytest.approx([-0.13, 0.87, 0.13, 1.13]), "best, then last"
+    assert shown[0][0][0] == pytest.approx([1.0])
+    ends = [segment[:, 0] for _, segment in shown]
+    expected = outcome(results, "ours", "best", "ours").difference
+    assert ends[0] == pytest.approx([100 * expected.low, 100 * expected.high])
+    assert ends[1] == pytest.approx([10, 10]), "one seed has no interval"
+    fillings = [points.lines[0].get_markerfacecolor() for points in panel.containers[:2]]
+    assert fillings == ["white", "white"]
 
 
 def test_curves_have_every_method_at_its_number(tmp_path):
@@ -121,25 +132,12 @@ def test_curves_have_every_method_at_its_number(tmp_path):
     figure = plot_curves(results, settings(tmp_path, *values)._replace(curves=curves))
     assert [panel.get_xlabel() for panel in figure.axes] == ["strength", "strength", "share", "share"]
     assert "over 2 seeds" in figure.get_suptitle()
-    best, *intervals = figure.axes[0].lines[:3]
+    (best, _, (intervals,)), last = figure.axes[0].containers
     assert best.get_xdata() == pytest.approx([0, 0.5, 1], abs=0.01), "in the order of the numbers"
     assert best.get_ydata() == pytest.approx([55, 80, 80])
-    assert len(figure.axes[0].lines) == 2 * 3 + 2, "one seed has no interval; two lines are for the legend"
-    for line, method in zip(intervals, ("kd", "ours"), strict=True):
-        expected = level(results, method, "best", METRICS[0])
-        assert line.get_ydata() == pytest.approx([100 * expected.low, 100 * expected.high])
+    assert last.lines[0].get_xdata() == pytest.approx(best.get_xdata(), abs=0.02)
+    for segment, method in zip(intervals.get_segments()[::2], ("kd", "ours"), strict=True):
+        expected = outcome(results, method, "best", *values).level
+        assert segment[:, 1] == pytest.approx([100 * expected.low, 100 * expected.high])
+    assert intervals.get_segments()[1][:, 1] == pytest.approx([80, 80]), "one seed has no interval"
     assert figure.axes[3].lines[0].get_ydata() == pytest.approx([0.55, 0.8])
-
-
-def test_steps_are_timed_without_validation_and_warm_up(monkeypatch):
-    clock = iter([0.0, 3.0, 10.0, 14.0])  # a start and an end for each of two epochs
-    monkeypatch.setattr("ida_lightning.studies.compare.run._now", lambda module: next(clock))
-    timer = StepTimer()
-    for _ in range(2):
-        for _ in range(4):
-            timer.on_train_batch_end(None, None, None, None, 0)
-        timer.on_validation_start(None, None)
-        timer.on_train_epoch_end(None, None)
-    assert timer.stretches == pytest.approx([1.0, 4 / 3])
-    assert timer.seconds_per_batch == pytest.approx(7 / 6)
-    assert StepTimer().seconds_per_batch is None

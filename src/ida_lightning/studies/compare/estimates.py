@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from itertools import product
 from statistics import fmean, stdev
 from typing import NamedTuple
 
 from scipy.stats import t
 
 from ida_lightning.studies.compare.cells import Result
+from ida_lightning.studies.compare.settings import Settings
 
 LEVEL = 0.95
 # Of the last epoch's weights, and of those of the best epoch on the validation images.
@@ -60,7 +62,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean, standard deviation and the 95 % interval of the mean by Student's t; None without values.
+    """Estimate mean, standard deviation and the 95 % interval of the mean by Student's t; None without values.
 
     Of one value there is no interval, nor of values that are all the same: with few seeds on few images that happens
     by chance, and an interval without width would claim certainty.
@@ -77,35 +79,34 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     return Estimate(count, mean, std, mean - half, mean + half)
 
 
-def values_of(results: Sequence[Result], method: str, weights: str, key: str) -> dict[int, float]:
-    """Return a figure of a method by seed, of the seeds that have it."""
-    values = {r["seed"]: r[key] if key == TIME.key else r[weights][key] for r in results if r["method"] == method}
+class Outcome(NamedTuple):
+    """A method in a metric: its level over its seeds, and its difference to the reference, of which there is none.
+
+    The difference is method minus reference over the seeds of both, which share initial weights, shuffling and draws.
+    """
+
+    level: Estimate | None
+    difference: Estimate | None
+
+
+def outcomes(results: Sequence[Result], settings: Settings) -> dict[tuple[str, Metric, str], Outcome]:
+    """Estimate levels and differences by weights, metric and method, in this order; time per step is among them."""
+    outcomes = {}
+    for weights, metric, method in product(WEIGHTS, (*METRICS, TIME), settings.methods):
+        own, other = (_by_seed(results, name, weights, metric) for name in (method, settings.reference))
+        pairs = [own[seed] - other[seed] for seed in own if seed in other and method != settings.reference]
+        outcomes[weights, metric, method] = Outcome(estimate(list(own.values())), estimate(pairs))
+    return outcomes
+
+
+def _by_seed(results: Sequence[Result], method: str, weights: str, metric: Metric) -> dict[int, float]:
+    values = {r["seed"]: {**r, **r[weights]}[metric.key] for r in results if r["method"] == method}
     return {seed: value for seed, value in values.items() if value is not None}
-
-
-def level(results: Sequence[Result], method: str, weights: str, metric: Metric) -> Estimate | None:
-    """Estimate a method's figure over seeds."""
-    return estimate(list(values_of(results, method, weights, metric.key).values()))
-
-
-def difference(results: Sequence[Result], method: str, reference: str, weights: str, metric: Metric) -> Estimate | None:
-    """Estimate method minus reference over the seeds of both, which share initial weights, shuffling and draws."""
-    own, other = (values_of(results, name, weights, metric.key) for name in (method, reference))
-    return estimate([own[seed] - other[seed] for seed in own if seed in other])
-
-
-def differences(
-    results: Sequence[Result], methods: Iterable[str], reference: str, weights: str
-) -> Iterator[tuple[str, Metric, Estimate | None]]:
-    """Estimate every method but the reference, in every figure, minus the reference."""
-    for method in methods:
-        for metric in METRICS if method != reference else ():
-            yield method, metric, difference(results, method, reference, weights, metric)
 
 
 def extra_cost(results: Sequence[Result], method: str, reference: str) -> Estimate | None:
     """Estimate time per step as a share more than the reference's, over the seeds that both have."""
-    own, other = (values_of(results, name, "last", TIME.key) for name in (method, reference))
+    own, other = (_by_seed(results, name, "last", TIME) for name in (method, reference))
     return estimate([own[seed] / other[seed] - 1 for seed in own if seed in other])
 
 

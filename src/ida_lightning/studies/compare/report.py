@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from ida_lightning.studies.compare.cells import Result
@@ -12,11 +13,9 @@ from ida_lightning.studies.compare.estimates import (
     WEIGHTS,
     Estimate,
     Metric,
-    difference,
-    differences,
     extra_cost,
-    level,
     other_starts,
+    outcomes,
 )
 from ida_lightning.studies.compare.settings import Settings
 from ida_lightning.studies.tables import csv_table, markdown_table
@@ -41,40 +40,34 @@ def results_csv(results: Sequence[Result], run: str) -> str:
 def summary_csv(results: Sequence[Result], settings: Settings, run: str) -> str:
     """Return ``summary.csv``: a row per weights, figure and method, unscaled, with the ``run`` it is of."""
     rows = []
-    for weights in WEIGHTS:
-        for metric in (*METRICS, TIME) if weights == "last" else METRICS:
-            for method in settings.methods:
-                own = level(results, method, weights, metric)
-                if own is None:
-                    continue
-                pair = difference(results, method, settings.reference, weights, metric)
-                row: dict[str, Any] = {"weights": weights, "metric": metric.key, "method": method}
-                row |= {"seeds": own.seeds, "mean": own.mean, "std": own.std}
-                shown = pair._asdict() if pair is not None and method != settings.reference else {}
-                names = {"pairs": "seeds", "difference": "mean", "low": "low", "high": "high"}
-                rows.append(row | {name: shown.get(key) for name, key in names.items()} | {"run": run})
+    for (weights, metric, method), (level, difference) in outcomes(results, settings).items():
+        if level is None or (metric is TIME and weights == "best"):  # a step takes as long whatever is kept of it
+            continue
+        row: dict[str, Any] = {"weights": weights, "metric": metric.key, "method": method}
+        row |= {"seeds": level.seeds, "mean": level.mean, "std": level.std}
+        pairs, mean, _, low, high = difference or (None,) * 5
+        rows.append(row | {"pairs": pairs, "difference": mean, "low": low, "high": high, "run": run})
     return csv_table(rows)
 
 
 def summary(results: Sequence[Result], settings: Settings) -> str:
     """Return the comparison as Markdown: levels, differences, and what may be read out of them."""
-    reference = settings.reference
+    reference, found = settings.reference, outcomes(results, settings)
     lines = [f"# Comparison on {settings.fit}, reference: {reference}", ""]
+    titles = [metric.title for metric in METRICS]
     for weights in WEIGHTS:
-        levels = []
+        levels, differences = [], []
         for method in settings.methods:
             seeds = sum(result["method"] == method for result in results)
-            cells = [_with_std(level(results, method, weights, metric), metric) for metric in (*METRICS, TIME)]
+            cells = [_with_std(found[weights, metric, method].level, metric) for metric in (*METRICS, TIME)]
             cost = extra_cost(results, method, reference) if method != reference else None
             levels.append([method, str(seeds), *cells, _as_share(cost)])
-        pairs: dict[str, list[str]] = {method: [method] for method in settings.methods if method != reference}
-        for method, metric, pair in differences(results, settings.methods, settings.reference, weights):
-            pairs[method].append(_with_interval(pair, metric))
-        titles = [metric.title for metric in METRICS]
+            cells = [_with_interval(found[weights, metric, method].difference, metric) for metric in METRICS]
+            differences += [[method, *cells]] if method != reference else []
         lines += [f"Test images, weights of {_NAMES[weights]}: mean ± standard deviation over seeds", ""]
         lines += [*markdown_table(["method", "seeds", *titles, TIME.title, "extra time"], levels), ""]
         lines += [f"Minus {reference}, same seeds, weights of {_NAMES[weights]}: mean [95 % interval]", ""]
-        lines += [*markdown_table(["method", *titles], list(pairs.values())), ""]
+        lines += [*markdown_table(["method", *titles], differences), ""]
     return "\n".join(lines + _notes(results, settings))
 
 
@@ -102,12 +95,12 @@ def _with_interval(pair: Estimate | None, metric: Metric) -> str:
 
 
 def _notes(results: Sequence[Result], settings: Settings) -> list[str]:
-    lines, count = [], 0
-    for weights in WEIGHTS:
-        for method, metric, pair in differences(results, settings.methods, settings.reference, weights):
-            count += pair is not None and pair.low is not None
-            if pair is not None and pair.told_apart:
-                lines.append(f"- {method}, {_NAMES[weights]}: {_in_words(pair, metric)}")
+    lines, count, found = [], 0, outcomes(results, settings)
+    for weights, method, metric in product(WEIGHTS, settings.methods, METRICS):
+        pair = found[weights, metric, method].difference
+        count += pair is not None and pair.low is not None
+        if pair is not None and pair.told_apart:
+            lines.append(f"- {method}, {_NAMES[weights]}: {_in_words(pair, metric)}")
     notes = ["No intervals: they take two seeds or more."]
     if count:
         notes = [f"Intervals that leave out 0 (*): {len(lines)} of {count}.", *lines, ""]

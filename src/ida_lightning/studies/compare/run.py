@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import traceback
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ida_lightning.callbacks import ExportCallback
+from ida_lightning.callbacks import CheckpointCallback, ExportCallback, StepTimer
 from ida_lightning.cli import IDACLI, one_line
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
@@ -28,47 +27,6 @@ from ida_lightning.studies.compare.scores import evaluate
 
 # Written while a cell runs and not the figures of an earlier run, which stay until there are newer ones.
 _KEPT = ("cell.json", "log.txt")
-
-
-class StepTimer(L.Callback):
-    """Measures a training step by the clock, without validation and without the first step of a stretch.
-
-    An accelerator is waited for at the ends of a stretch (an epoch, or what lies between two validations), not in it.
-
-    Attributes:
-        stretches: seconds per batch of each.
-    """
-
-    def __init__(self) -> None:
-        self.stretches: list[float] = []
-        self._since: float | None = None
-        self._batches = 0
-
-    @property
-    def seconds_per_batch(self) -> float | None:
-        """The median over stretches, which a busy minute does not move; None if no stretch had two batches."""
-        return median(self.stretches) if self.stretches else None
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Start the clock, or count."""
-        if self._since is None:
-            self._since, self._batches = _now(pl_module), 0
-        else:
-            self._batches += 1
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop the clock."""
-        if self._since is not None and self._batches:
-            self.stretches.append((_now(pl_module) - self._since) / self._batches)
-        self._since = None
-
-    on_train_epoch_end = on_validation_start
-
-
-def _now(module: L.LightningModule) -> float:
-    if module.device.type == "cuda":
-        torch.cuda.synchronize(module.device)
-    return perf_counter()
 
 
 def attempt(cell: Cell) -> str | None:
@@ -114,7 +72,8 @@ def run_cell(cell: Cell) -> None:
     # In case that no DistillationModule says what it has loaded.
     teacher_file = digest_of_file(cell.teacher) if cell.teacher else None
     initial_weights = fingerprint(module.network)
-    timer, checkpoint = StepTimer(), _checkpoint(cell, module)
+    timer = StepTimer()
+    checkpoint = CheckpointCallback(cell.folder / "weights", f"{module.owner}/val_acc", save_weights_only=True)
     # Weights are kept in the cell's folder and nowhere else.
     others = [c for c in trainer.callbacks if not isinstance(c, (ModelCheckpoint, ExportCallback))]
     trainer.callbacks = [*others, timer, checkpoint]
@@ -160,19 +119,6 @@ def _teacher_file(module: ClassifierBase, before: str | None) -> str | None:
     if isinstance(module, DistillationModule) and module.teacher.file_sha256 is not None:
         return module.teacher.file_sha256
     return before
-
-
-def _checkpoint(cell: Cell, module: ClassifierBase) -> ModelCheckpoint:
-    """Save the weights of the best epoch on validation, and the last ones if they are to be kept."""
-    return ModelCheckpoint(
-        dirpath=cell.folder / "weights",
-        filename="best",
-        monitor=f"{module.owner}/val_acc",
-        mode="max",
-        save_last=cell.keep_weights,
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
 
 
 def _watched(cell: Cell) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""Blending of every training batch's soft labels with the truth."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import lightning as L
+
+from ida_lightning.errors import one_of
+from ida_lightning.methods.base import SupervisionMethod, order_rows
+from ida_lightning.methods.ramp import Ramp, checked_ramp, value_now
+from ida_lightning.metrics import violated_rows
+from ida_lightning.supervision import Supervision
+from ida_lightning.truth import Rows, blend_with_truth
+
+
+class TruthBlendCallback(SupervisionMethod):
+    """Blends soft labels with their hard labels: the weaker the teacher, the larger the share of truth it needs.
+
+    See :func:`ida_lightning.blend_with_truth`. Logs epoch means over the training rows:
+    ``train/blend_violation_rate`` (rows whose order was broken), ``train/blend_violation_rate_corrected`` (rows where
+    it still is), ``train/blend_moved_mass``.
+
+    Args:
+        share: of the truth, from 0 to 1, or a :class:`~ida_lightning.methods.ramp.Ramp` over the epochs.
+        rows: ``"all"``; ``"wrong"``: those that break their order; ``"missed"``: those whose heaviest class is not in
+            the image.
+        name: see :class:`~ida_lightning.methods.base.Method`.
+
+    Raises:
+        InputError: for values out of range, and a module without the hook.
+
+    Example:
+        >>> from lightning import Trainer
+        >>> trainer = Trainer(callbacks=[TruthBlendCallback(share=0.3)], logger=False)
+    """
+
+    prefix = "blend_"
+
+    def __init__(self, share: float | Ramp = 0.3, rows: Rows = "all", name: str | None = None) -> None:
+        super().__init__(name)
+        self.share = checked_ramp("share", share)
+        self.rows: Rows = one_of("rows", rows, get_args(Rows))
+        self._present = share.start if isinstance(share, Ramp) else share
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Move the share along its ramp."""
+        super().on_train_batch_start(trainer, pl_module, *args)
+        self._present = value_now(self.share, trainer)
+
+    def transform(self, supervision: Supervision) -> Supervision:
+        """Blend the soft labels, and measure."""
+        before, mix = supervision.soft_labels, supervision.label_mix
+        after = blend_with_truth(before, mix, self._present, self.rows)
+        self.measure(order_rows(violated_rows(before, mix), before, after, mix))
+        return supervision._replace(soft_labels=after)

@@ -1,0 +1,168 @@
+"""Between a teacher's answer and the truth: how much of the hard label a soft label takes over, and in which rows."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ida_lightning.errors import one_of
+from ida_lightning.errors import share as checked_share
+from ida_lightning.isotonic import Solver, isotonic_soft_labels
+from ida_lightning.label_mix import LabelMix
+from ida_lightning.metrics import violated_rows
+
+Rows = Literal["all", "wrong", "missed"]
+
+
+def blend_with_truth(soft_labels: Tensor, label_mix: LabelMix, share: float, rows: Rows = "all") -> Tensor:
+    """Blend soft labels with their hard labels: ``(1 - share) * soft_label + share * hard_label``.
+
+    The weaker a teacher, the larger the share of truth that its answers need. Cross-entropy is linear in the target, so
+    this is distillation and cross-entropy *at the same temperature*, with weights ``1 - share`` and ``share``.
+
+    Args:
+        soft_labels: probabilities ``(batch, classes)``.
+        label_mix: the hard label of every row.
+        share: of the truth, from 0 to 1.
+        rows: ``"all"``; ``"wrong"``: those that break the order of their hard label; ``"missed"``: those whose heaviest
+            class is not in the image. The other rows come back bit for bit.
+
+    Returns:
+        The blended rows, ``(batch, classes)``.
+
+    Raises:
+        InputError: for values out of range, and shapes or devices that do not fit.
+
+    Example:
+        >>> mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)
+        >>> blend_with_truth(torch.tensor([[0.2, 0.2, 0.6]]), mix, share=0.5)
+        tensor([[0.4500, 0.2500, 0.3000]])
+    """
+    checked_share("share", share)
+    one_of("rows", rows, get_args(Rows))
+    label_mix.check_describes(soft_labels, "soft_labels")
+    if share == 0:
+        return soft_labels
+    blended = torch.lerp(soft_labels, label_mix.dense(soft_labels.shape[1]).to(soft_labels.dtype), share)
+    if rows == "all":
+        return blended
+    chosen = violated_rows(soft_labels, label_mix) if rows == "wrong" else missed_rows(soft_labels, label_mix)
+    return torch.where(chosen[:, None], blended, soft_labels)
+
+
+def missed_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
+    """Tell in which rows the largest value is of a class that is not in the image, bool ``(batch,)``.
+
+    Args:
+        values: probabilities or logits ``(batch, classes)``.
+        label_mix: the hard label of every row.
+
+    Example:
+        >>> mix = LabelMix.pair(torch.tensor([0, 0]), torch.tensor([1, 1]), 0.7)
+        >>> missed_rows(torch.tensor([[0.2, 0.2, 0.6], [0.2, 0.5, 0.3]]), mix)
+        tensor([ True, False])
+    """
+    label_mix.check_describes(values, "values")
+    order = label_mix.order()
+    top = values.argmax(1, keepdim=True)
+    return ~((order.labels == top) & order.present).any(1)
+
+
+def isotonic_with_margin(
+    soft_labels: Tensor, label_mix: LabelMix, margin: float, solver: Solver = "auto", validate: bool | None = None
+) -> Tensor:
+    """Repair soft labels so that their order holds with a margin: the share ``margin`` of the hard label's lead.
+
+    The nearest probability vector q, in least squares, for which ``q - margin * hard_label`` respects the order and is
+    nowhere negative: wherever the hard label gives a class more weight than another, by a gap g, q leads by
+    ``margin * g`` at least. With r = q - margin * hard_label it is isotonic regression bounded from below by 0 at a
+    fixed sum, and since clipping commutes with isotonic regression
+
+        ``q = margin * hard_label + project(isotonic(p - margin * hard_label))``,
+
+    where project goes to the simplex of mass ``1 - margin``. Margin 0 is :func:`isotonic_soft_labels`, margin 1 is
+    the hard label.
+
+    Args:
+        soft_labels: probabilities ``(batch, classes)``, rows sum to 1.
+        label_mix: see :func:`isotonic_soft_labels`.
+        margin: from 0 to 1.
+        solver: see :func:`isotonic_soft_labels`; every one will do.
+        validate: see :func:`isotonic_soft_labels`.
+
+    Returns:
+        The repaired rows, ``(batch, classes)``. Rows that keep the margin come back bit for bit.
+
+    Raises:
+        InputError: as :func:`isotonic_soft_labels`, and for a margin out of range.
+
+    Example:
+        >>> mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.75)
+        >>> isotonic_with_margin(torch.tensor([[0.25, 0.25, 0.5]]), mix, margin=0.5)
+        tensor([[0.5417, 0.2917, 0.1667]])
+    """
+    checked_share("margin", margin)
+    if margin == 0:
+        return isotonic_soft_labels(soft_labels, label_mix, solver, validate)
+    label_mix.check_describes(soft_labels, "soft_labels")
+    lead = margin * label_mix.dense(soft_labels.shape[1]).to(soft_labels.dtype)
+    above = soft_labels - lead
+    ordered = isotonic_soft_labels(above, label_mix, solver, validate)
+    rest = project_onto_simplex(ordered, 1 - margin)
+    return torch.where((rest == above).all(1, keepdim=True), soft_labels, lead + rest)
+
+
+def project_onto_simplex(values: Tensor, mass: float) -> Tensor:
+    """Return the nearest rows, in least squares, that are nowhere negative and sum to ``mass``.
+
+    Rows that are so already come back bit for bit, up to the rounding of their sum.
+
+    Args:
+        values: ``(batch, classes)`` that sum to ``mass``, up to rounding.
+        mass: >= 0.
+
+    Example:
+        >>> project_onto_simplex(torch.tensor([[0.75, 0.25, -0.5]]), 0.5)
+        tensor([[0.5000, 0.0000, 0.0000]])
+    """
+    descending = values.sort(dim=1, descending=True).values
+    count = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)
+    level = (descending.cumsum(1) - mass) / count
+    kept = (descending > level).sum(1, keepdim=True).clamp(min=1)
+    projected = (values - level.gather(1, kept - 1)).clamp_min(0)
+    return torch.where((values < 0).any(1, keepdim=True), projected, values)
+
+
+def exchange_values(soft_labels: Tensor, label_mix: LabelMix) -> Tensor:
+    """Sort every row's own values into the order of its hard label: the heaviest class gets the largest value.
+
+    Unlike the isotonic correction it makes no ties, and it keeps the row's entropy. Classes that the order does not
+    rank among themselves keep their own order.
+
+    Args:
+        soft_labels: probabilities or logits ``(batch, classes)``.
+        label_mix: the hard label of every row.
+
+    Returns:
+        ``(batch, classes)``; rows in order come back bit for bit.
+
+    Raises:
+        InputError: for shapes or devices that do not fit.
+
+    Example:
+        >>> mix = LabelMix.pair(torch.tensor([0]), torch.tensor([1]), 0.7)
+        >>> exchange_values(torch.tensor([[0.2, 0.1, 0.3, 0.4]]), mix)
+        tensor([[0.4000, 0.3000, 0.1000, 0.2000]])
+    """
+    label_mix.check_describes(soft_labels, "soft_labels")
+    order = label_mix.order()
+    rest = order.labels.shape[1] + 1
+    rank = torch.full_like(soft_labels, rest, dtype=torch.int64)
+    # Absent entries repeat the first label, and write its rank again.
+    labels, ranks = order.labels, torch.where(order.present, order.rank(), order.rank()[:, :1])
+    rank.scatter_(1, labels, ranks)
+    largest = soft_labels.sort(dim=1, descending=True, stable=True)
+    by_rank = rank.gather(1, largest.indices).sort(dim=1, stable=True)
+    return torch.empty_like(soft_labels).scatter_(1, largest.indices.gather(1, by_rank.indices), largest.values)
