@@ -6,12 +6,14 @@ from .callbacks import PanelCallback as PanelCallback
 from .callbacks import PredictionsCallback as PredictionsCallback
 from .callbacks import SpeedCallback as SpeedCallback
 from .callbacks import StepTimer as StepTimer
+from .checkpoint_io import WholeCheckpointIO as WholeCheckpointIO
 from .data import CIFAR10DataModule as CIFAR10DataModule
 from .data import CIFAR100DataModule as CIFAR100DataModule
 from .data import DigitsDataModule as DigitsDataModule
 from .data import FashionMNISTDataModule as FashionMNISTDataModule
 from .data import FromDatasetsDataModule as FromDatasetsDataModule
 from .data import ImageFolderDataModule as ImageFolderDataModule
+from .data import ImagesDataModule as ImagesDataModule
 from .data import MixingDataModule as MixingDataModule
 from .data import TinyImageNetDataModule as TinyImageNetDataModule
 from .errors import InputError as InputError
@@ -60,6 +62,7 @@ from .mixing import draw_mosaic as draw_mosaic
 from .mixing import mix_images as mix_images
 from .mixing import mix_labels as mix_labels
 from .models import build_model as build_model
+from .models import load_network as load_network
 from .models import load_weights as load_weights
 from .models import put_weights as put_weights
 from .modules import (

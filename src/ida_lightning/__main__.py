@@ -9,10 +9,12 @@ import sys
 import torch.distributed as dist
 
 from ida_lightning.cli import one_line
+from ida_lightning.cli.messages import importing_from_here
 from ida_lightning.errors import InputError
 from ida_lightning.lightning_internals import Terminated
 from ida_lightning.studies.audit.command import AuditCLI
 from ida_lightning.studies.compare import compare
+from ida_lightning.studies.predict import is_from_weights, predict_images
 
 
 def main(args: list[str] | None = None) -> None:
@@ -26,12 +28,15 @@ def main(args: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if args is None else args
     try:
-        if given[:1] == ["compare"]:
-            failed = compare(given[1:])
-            if failed:
-                raise SystemExit(failed)
-        else:
-            AuditCLI(args).run()
+        with importing_from_here():
+            if given[:1] == ["compare"]:
+                failed = compare(given[1:])
+                if failed:
+                    raise SystemExit(failed)
+            elif is_from_weights(given):
+                predict_images(given[1:])
+            else:
+                AuditCLI(args).run()
     except InputError as error:
         print(f"ida-lightning: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None

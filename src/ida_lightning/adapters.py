@@ -34,17 +34,14 @@ def as_mixed_batch(batch: object, num_classes: int | None = None, smoothing: flo
         return batch
     if num_classes is not None:
         at_least("num_classes", num_classes, 1)
-    pair: list[Any] = list(batch) if isinstance(batch, (tuple, list, Mapping)) else []
-    fields = pair
-    if isinstance(batch, Mapping):
-        pair = [batch[name] for name in ("image", "images", "pixel_values", "label", "labels") if name in batch]
-    if len(pair) != 2 or not all(isinstance(field, Tensor) for field in pair):
-        kinds = (kind_of(field) if isinstance(field, Tensor) else repr(field)[:40] for field in fields)
-        came = " of ".join(filter(None, (type(batch).__name__, ", ".join(kinds))))
-        raise InputError(f"batch: expected a MixedBatch, (images, targets) or a dict with image and label, got {came}")
-    images, targets = pair
+    images, targets = images_and_targets(batch)
     if images.ndim != 4:
         raise InputError(f"batch: expected images (batch, channels, height, width), got {kind_of(images)}")
+    if not images.is_floating_point():
+        raise InputError(
+            f"batch: expected normalised floating point images, got {kind_of(images)}; convert and normalise them, or "
+            "give the Trainer the data module instead of its loader"
+        )
     itself = torch.arange(len(images), device=images.device)
     dense = targets.is_floating_point() and targets.ndim == 2
     if targets.device != images.device:
@@ -61,3 +58,23 @@ def as_mixed_batch(batch: object, num_classes: int | None = None, smoothing: flo
         wanted = f"int64 ({len(images)},) or float ({len(images)}, {num_classes or 'classes'})"
         raise InputError(f"batch: expected targets {wanted}, got {kind_of(targets)}")
     return MixedBatch(images, mix, torch.full_like(itself, -1), itself[:, None])
+
+
+def images_and_targets(batch: object) -> tuple[Tensor, Tensor]:
+    """Return the two tensors of a batch of somebody else's pipeline, of whatever kind they are.
+
+    Args:
+        batch: see :func:`as_mixed_batch`.
+
+    Raises:
+        InputError: for a batch of another structure.
+    """
+    pair: list[Any] = list(batch) if isinstance(batch, (tuple, list, Mapping)) else []
+    fields = pair
+    if isinstance(batch, Mapping):
+        pair = [batch[name] for name in ("image", "images", "pixel_values", "label", "labels") if name in batch]
+    if len(pair) != 2 or not all(isinstance(field, Tensor) for field in pair):
+        kinds = (kind_of(field) if isinstance(field, Tensor) else repr(field)[:40] for field in fields)
+        came = " of ".join(filter(None, (type(batch).__name__, ", ".join(kinds))))
+        raise InputError(f"batch: expected a MixedBatch, (images, targets) or a dict with image and label, got {came}")
+    return pair[0], pair[1]

@@ -24,6 +24,7 @@ class DescribedData(Protocol):
         mean: per channel, which was subtracted from pixel values from 0 to 1.
         std: per channel, by which the result was divided.
         image_size: height and width in pixels.
+        crop: share of the short side of an image that evaluation sees of it, in the middle; 1 for all.
         batch_size: rows per batch and process.
         num_workers: processes that load.
         pool: how many mixes of each image follow the clean ones in a training batch.
@@ -39,6 +40,8 @@ class DescribedData(Protocol):
     def std(self) -> Sequence[float]: ...  # noqa: D102
     @property
     def image_size(self) -> int: ...  # noqa: D102
+    @property
+    def crop(self) -> float: ...  # noqa: D102
     @property
     def batch_size(self) -> int: ...  # noqa: D102
     @property
@@ -72,6 +75,7 @@ class DataFacts(NamedTuple):
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     image_size: int | None = None
+    crop: float | None = None
     batch_size: int | None = None
     num_workers: int | None = None
     pool: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -158,6 +159,18 @@ def _try_to_write(name: str, shown: Path, folder: Path) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise InputError(f"{expected}: {error.strerror or error}") from error
+
+
+def digest_of_file(path: str | Path) -> str | None:
+    """Return the SHA-256 of a file's bytes; None if there is none."""
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    return digest.hexdigest()
 
 
 def _host() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ida_lightning.errors import InputError
-from ida_lightning.files import replacing
+from ida_lightning.files import replacing, writable_folder
 
 
 class OutputLock:
@@ -52,8 +52,9 @@ class OutputLock:
         Raises:
             InputError: if another process holds it, saying which; and if the place cannot be written to.
         """
+        writable_folder(self.name, self._file.parent)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(str(self._file))
             lock.acquire(timeout=seconds)
         except Timeout:
@@ -61,10 +62,6 @@ class OutputLock:
                 f"{self.name}: expected an output of one run, got {self.path}, which is written by {self._who()}; wait "
                 "for it, end it, or name another output"
             ) from None
-        except OSError as error:
-            raise InputError(
-                f"{self.name}: expected a place to write to, got {self.path}: {error.strerror or error}"
-            ) from error
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         with replacing(self._holder) as unfinished:
             unfinished.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": now}))

@@ -82,7 +82,7 @@ def plot_corrections(
         if others is None:
             bars.set_xticks(positions, names)
         else:
-            bars.set_xticks(positions, [_shortened(name) for name in names], rotation=40, ha="right")
+            bars.set_xticks(positions, [shortened(name, _NAME) for name in names], rotation=40, ha="right")
         bars.set_ylim(0, top)
         bars.spines[["top", "right"]].set_visible(False)
         bars.tick_params(labelsize=9)
@@ -107,5 +107,11 @@ def _one_title(parts: list[str]) -> str:
     return line if len(line) <= _LINE else "\n+ ".join(parts)
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+def shortened(name: str, letters: int) -> str:
+    r"""Return a class name of at most so many letters for a picture, where a dollar would start a formula.
+
+    Example:
+        >>> print(shortened("dog", 14), shortened("$dog$", 4))
+        dog \$do…
+    """
+    return (name if len(name) <= letters else name[: letters - 1] + "…").replace("$", r"\$")

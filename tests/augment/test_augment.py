@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate, pad
 from torchvision.transforms import v2
 
 from ida_lightning import InputError
-from ida_lightning.augment.augmentation import Augmentation, cut_out, random_crop, random_flip
+from ida_lightning.augment.augmentation import Augmentation, cut_out, random_crop, random_erase, random_flip
 from ida_lightning.augment.randaugment import (
     MAGNITUDES,
     OPERATIONS,
@@ -19,12 +19,13 @@ from ida_lightning.augment.randaugment import (
     level_of,
     rand_augment,
 )
+from ida_lightning.augment.tones import jitter_tones
 from tests.helpers.devices import DEVICES, never_waiting
 
 FILL = (0.48, 0.1, 0.9)
 PIXEL = torch.tensor([122, 26, 230], dtype=torch.uint8)  # round(255 * FILL)
 SIGNED = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"}
-EVERYTHING = Augmentation(crop_padding=3, flip=True, cutout=5, randaugment=2, magnitude=12)
+EVERYTHING = Augmentation(3, True, 5, 2, 12, brightness=0.3, contrast=0.2, saturation=0.4, erasing=0.5)
 
 
 def images_of(batch, channels=3, height=12, width=17, seed=0):
@@ -187,10 +188,11 @@ def test_cutout_covers_the_share_that_clipping_leaves():
     assert set((found > 0).flatten(1).sum(1).tolist()) == {a * b for a in (3, 4, 5, 6) for b in (3, 4, 5, 6)}
 
 
-def test_order_is_crop_flip_randaugment_cutout():
+def test_order_is_crop_flip_randaugment_tones_erasing_cutout():
     images, rng = photos_of(16), np.random.default_rng(2)
     expected = random_flip(random_crop(images, 3, rng), rng)
-    expected = cut_out(rand_augment(expected, 2, 12, rng, PIXEL), 5, rng, PIXEL)
+    expected = jitter_tones(rand_augment(expected, 2, 12, rng, PIXEL), 0.3, 0.2, 0.4, rng)
+    expected = cut_out(random_erase(expected, 0.5, rng, PIXEL), 5, rng, PIXEL)
     assert torch.equal(EVERYTHING.apply(images, np.random.default_rng(2), FILL), expected)
 
 
@@ -212,6 +214,8 @@ def test_doing_nothing_returns_the_input_and_draws_nothing():
         cutout=st.integers(0, 12),
         randaugment=st.integers(0, 3),
         magnitude=st.integers(0, 30),
+        contrast=st.floats(0, 2),
+        erasing=st.floats(0, 1),
     ),
     seed=st.integers(0, 99),
 )
@@ -233,6 +237,7 @@ def test_only_the_generator_decides_and_inputs_are_kept(batch, channels, height,
         {"crop_padding": 3},
         {"flip": True},
         {"cutout": 5},
+        *({name: 0.5} for name in ("brightness", "contrast", "saturation", "erasing")),
         *({"randaugment": 1, "magnitude": magnitude} for magnitude in (0, 9)),
         {"crop_padding": 3, "flip": True, "cutout": 5, "randaugment": 2},
     ],

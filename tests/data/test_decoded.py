@@ -63,8 +63,8 @@ def test_test_transform_keeps_the_middle_seven_eighths(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_share": 0.0}, "val_share: expected a number between 0 and 1, got 0.0"),
-        ({"min_scale": 1.5}, "min_scale: expected a number between 0 and 1, got 1.5"),
+        ({"val_share": -0.1}, "val_share: expected a number from 0 to 1, got -0.1"),
+        ({"min_scale": 1.5}, "min_scale: expected a number above 0 and up to 1, got 1.5"),
         ({"image_size": 0}, "image_size: expected at least 1, got 0"),
     ],
 )
@@ -78,11 +78,10 @@ def test_missing_and_empty_folders_are_named(tmp_path):
         _ = folder_data(tmp_path / "nowhere").class_names
     write_folder(tmp_path)
     (tmp_path / "train" / "fox").mkdir()
-    with pytest.raises(InputError, match=r"root: Found no valid file for the classes fox\..* in .*train"):
+    with pytest.raises(InputError, match=r"root: expected images .* in every class folder, found none in .*train/fox"):
         folder_data(tmp_path).setup("fit")
-    Image.new("RGB", (20, 20)).save(tmp_path / "train" / "fox" / "0.png")
-    Image.new("RGB", (20, 20)).save(tmp_path / "train" / "fox" / "1.png")
-    with pytest.raises(InputError, match="test_folder: expected the class folders of train, but only one .* has fox"):
+    (tmp_path / "train" / "fox").rename(tmp_path / "val" / "fox")
+    with pytest.raises(InputError, match="test_folder: expected the classes cat, dog, eel, got a class folder 'fox'"):
         folder_data(tmp_path).setup("fit")
 
 
@@ -201,7 +200,7 @@ def read_all(data):
     ("options", "message"),
     [
         ({"mean": (0.5,)}, "mean: expected 3 numbers, one a channel, got 1"),
-        ({"val_share": 1.0}, "val_share: expected a number between 0 and 1, got 1.0"),
+        ({"val_share": 1.5}, "val_share: expected a number from 0 to 1, got 1.5"),
         ({"val": []}, "val: expected a data set with items, got an empty one"),
         ({"in_memory": True, "train_transform": Image.Image.copy}, "train_transform: expected none with in_memory"),
         ({"train": [1, 2, 3]}, "expected .image, label. or a mapping with both, got int"),

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing, writable_file
 from ida_lightning.locks import OutputLock
+from ida_lightning.models import exportable
+from ida_lightning.models.recipe import KEY as RECIPE_KEY
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.evaluation import require_finite
 
@@ -23,13 +25,15 @@ class ExportCallback(L.Callback):
     trained nothing (no epochs, no batches), or whose weights are not finite leaves an older file as it was; the last
     two fail with one line. The file appears whole or not at all, its place is tried before training starts, and no
     other run can write it meanwhile. With weight averaging it holds the averaged weights.
+    The file says how its network is built, if that has a name: then it alone is enough for
+    ``ida-lightning predict --weights FILE --images FOLDER``.
 
     Args:
         path: file name, ending in ``.safetensors``; folders are made.
 
     Raises:
-        InputError: for another ending; when fitting starts for a path that cannot be written to or that another run
-            writes; when it ends for a network that was not trained.
+        InputError: for another ending; when fitting starts for weights that such a file cannot hold, and for a path
+            that cannot be written to or that another run writes; when it ends for a network that was not trained.
     """
 
     def __init__(self, path: str) -> None:
@@ -43,6 +47,11 @@ class ExportCallback(L.Callback):
         if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             writable_file("path", self.path)
             self._lock = OutputLock("path", self.path).acquire()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check before the work that the network can be exported after it."""
+        if isinstance(pl_module, ClassifierBase):
+            exportable(pl_module.network)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file on one process, if the fit was no trial."""
@@ -58,8 +67,12 @@ class ExportCallback(L.Callback):
         require_finite(pl_module.owner, pl_module.network)
         if not trainer.is_global_zero:
             return
-        tensors = {name: t.detach().cpu().clone() for name, t in pl_module.network.state_dict().items()}
-        facts = {"class_names": pl_module.class_names(), "image_input": pl_module.image_input()}
+        tensors = exportable(pl_module.network)
+        facts = {
+            "class_names": pl_module.class_names(),
+            "image_input": pl_module.image_input(),
+            RECIPE_KEY: pl_module.recipe(),
+        }
         metadata = {key: json.dumps(value) for key, value in facts.items()}
         with replacing(self.path) as unfinished:
             save_file(tensors, unfinished, metadata)

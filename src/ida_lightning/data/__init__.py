@@ -7,6 +7,7 @@ from ida_lightning.data.sets.digits import DigitsDataModule
 from ida_lightning.data.sets.fashion_mnist import FashionMNISTDataModule
 from ida_lightning.data.sets.from_datasets import FromDatasetsDataModule
 from ida_lightning.data.sets.image_folder import ImageFolderDataModule
+from ida_lightning.data.sets.images import ImagesDataModule
 from ida_lightning.data.sets.tiny_imagenet import TinyImageNetDataModule
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FashionMNISTDataModule",
     "FromDatasetsDataModule",
     "ImageFolderDataModule",
+    "ImagesDataModule",
     "MixingDataModule",
     "TinyImageNetDataModule",
 ]

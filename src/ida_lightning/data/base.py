@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.loading import EpochSampler, ResumableLoader
+from ida_lightning.data.summary import lines_about
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, to_precision
@@ -47,6 +49,8 @@ class MixingDataModule(L.LightningDataModule, ABC):
         image_size: height and width in pixels.
         mean: per channel, for pixel values from 0 to 1.
         std: per channel.
+        crop: share of the short side of an image that evaluation sees of it, in the middle; 1 for all.
+        origins: where each split comes from, in words, for the log; :meth:`load` may fill it.
 
     Args:
         batch_size: rows per batch and process.
@@ -82,6 +86,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop: float = 1.0
 
     def __init__(
         self,
@@ -111,6 +116,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.pool = pool
         self.splits: Mapping[str, Dataset[MixedBatch]] = {}
+        self.origins: dict[str, str] = {}
 
     @property
     def num_classes(self) -> int:
@@ -119,10 +125,13 @@ class MixingDataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> Mapping[str, Dataset[MixedBatch]]:
-        """Return the splits ``train``, ``val`` and ``test``."""
+        """Return the splits ``train``, ``val`` and ``test``; ``predict`` too if predictions are for other images.
+
+        What :attr:`origins` says of where a split comes from is logged with its size.
+        """
 
     def setup(self, stage: str) -> None:
-        """Load the splits once, whatever the stage."""
+        """Load the splits once, whatever the stage, and log how many images each has."""
         if self.splits:
             return
         splits = self.load()
@@ -130,6 +139,8 @@ class MixingDataModule(L.LightningDataModule, ABC):
             if isinstance(split, InMemoryImages):
                 self._check(name, split)
         self.splits = splits
+        for line in lines_about(splits, self.origins, self.class_names):
+            rank_zero_info(line)
 
     def _check(self, name: str, split: InMemoryImages) -> None:
         if not len(split):
@@ -157,17 +168,17 @@ class MixingDataModule(L.LightningDataModule, ABC):
         drop_last = len(sampler) >= self.batch_size
         return self._loader("train", sampler=sampler, drop_last=drop_last)
 
-    def val_dataloader(self) -> DataLoader[MixedBatch]:
-        """Return a loader of the validation split, in order."""
-        return self._loader("val")
+    def val_dataloader(self) -> DataLoader[MixedBatch] | list[DataLoader[MixedBatch]]:
+        """Return a loader of the validation split, in order; an empty list if there is none."""
+        return self._loader("val") if "val" in self.splits else []
 
     def test_dataloader(self) -> DataLoader[MixedBatch]:
         """Return a loader of the test split, in order."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[MixedBatch]:
-        """Return a loader of the test split, in order."""
-        return self._loader("test")
+        """Return a loader of the images to predict, in order: the test split unless there are others."""
+        return self._loader("predict" if "predict" in self.splits else "test")
 
     def _split(self, name: str) -> Dataset[MixedBatch]:
         if name not in self.splits:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from ida_lightning.data.image_files import UNREADABLE, as_seen
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.errors import InputError, kind_of
 from ida_lightning.label_mix import LabelMix
@@ -24,8 +28,9 @@ _LABEL_KEYS = ("label", "labels", "fine_label", "target")
 class DecodedImages(Dataset[MixedBatch]):
     """Batches of uint8 images out of any data set of images and labels.
 
-    Random transforms draw from torch's generator, which is set from (seed, epoch, row) before every image and put
-    back after the batch: worker processes, their number and what happened before do not matter.
+    Random transforms draw from the global generators of torch, numpy and ``random``, which are set from (seed, epoch,
+    row) before every image and put back after the batch: worker processes, their number and what happened before do
+    not matter.
 
     Args:
         source: items are ``(image, label)`` or mappings with an image and a label; images are PIL images, uint8
@@ -33,7 +38,9 @@ class DecodedImages(Dataset[MixedBatch]):
         num_classes: labels are 0 ... num_classes - 1.
         channels: that every image must have.
         rows: which items; None for all.
-        transform: from a decoded image to one of the kinds above, uint8, all of one size.
+        size: height and width that every image must have after the transform; None for any that is the same for all.
+        unlabelled: take the label -1, which stands for one that is not known.
+        transform: from a decoded image to one of the kinds above or floating point pixels from 0 to 1, all of one size.
         seed: of the transform's draws.
         image_key: of mappings; None tries the usual ones.
         label_key: likewise.
@@ -53,6 +60,8 @@ class DecodedImages(Dataset[MixedBatch]):
         seed: int = 0,
         image_key: str | None = None,
         label_key: str | None = None,
+        unlabelled: bool = False,
+        size: int | None = None,
     ) -> None:
         self.source = source
         self.num_classes = num_classes
@@ -62,6 +71,8 @@ class DecodedImages(Dataset[MixedBatch]):
         self.seed = seed
         self.image_key = image_key
         self.label_key = label_key
+        self.unlabelled = unlabelled
+        self.size = size
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,11 +83,11 @@ class DecodedImages(Dataset[MixedBatch]):
     def __getitems__(self, keys: Sequence[int]) -> MixedBatch:
         images: list[Tensor] = []
         labels, index = [], []
-        with torch.random.fork_rng(devices=[]):
+        with _own_draws():
             for key in keys:
                 epoch, row = divmod(int(key), len(self))
                 draws = np.random.SeedSequence((self.seed, epoch, row)).generate_state(1, np.uint64)
-                torch.default_generator.manual_seed(int(draws[0]))
+                _seed_draws(int(draws[0]))
                 image, label = self.read(row)
                 if images and image.shape != images[0].shape:
                     raise InputError(
@@ -95,22 +106,38 @@ class DecodedImages(Dataset[MixedBatch]):
             image, label = item_of(self.source[int(self.rows[row])], self.image_key, self.label_key)
             if isinstance(image, Image.Image):
                 image.load()
-            image = _as_uint8(self.transform(image) if self.transform else image)
+                image = as_seen(image)
+            image = _as_uint8(_to_pixels(self.transform(image)) if self.transform else image)
         except InputError as error:
             raise InputError(f"{self.name_of(row)}: {error}") from error
-        except (OSError, SyntaxError) as error:  # what Pillow raises for damaged files
+        except UNREADABLE as error:
             raise InputError(f"{self.name_of(row)}: not readable as an image ({error})") from error
-        if not 0 <= label < self.num_classes:
+        if not (0 <= label < self.num_classes or (self.unlabelled and label == -1)):
             raise InputError(f"{self.name_of(row)}: expected a label 0 ... {self.num_classes - 1}, got {label}")
         if image.shape[0] != self.channels:
             raise InputError(f"{self.name_of(row)}: expected {self.channels} channels, got {image.shape[0]}")
+        if self.size is not None and image.shape[1:] != (self.size, self.size):
+            height, width = image.shape[1:]
+            raise InputError(
+                f"{self.name_of(row)}: expected {self.size} x {self.size} pixels after the transform, got {height} x "
+                f"{width}"
+            )
         return image, label
 
     def name_of(self, row: int) -> str:
         """The file of a row, where the source knows it, else its number."""
-        number = int(self.rows[row])
+        return self.file_of(row) or f"item {int(self.rows[row])}"
+
+    def file_of(self, row: int) -> str | None:
+        """The file of a row; None if the source does not know it."""
         samples = attribute_of(self.source, "samples")
-        return str(samples[number][0]) if samples else f"item {number}"
+        return str(samples[int(self.rows[row])][0]) if samples else None
+
+    def known_labels(self) -> Tensor | None:
+        """Return the labels of all rows, or None if the source has no list of them."""
+        if attribute_of(self.source, "targets", "labels", "column_names") is None:
+            return None
+        return labels_of(self.source, label_key=self.label_key)[torch.from_numpy(self.rows)]
 
     def in_memory(self) -> InMemoryImages:
         """Everything decoded once; for sets that fit."""
@@ -122,6 +149,16 @@ class DecodedImages(Dataset[MixedBatch]):
             torch.cat([batch.inputs for batch in batches]),
             torch.cat([batch.label_mix.labels[:, 0] for batch in batches]),
         )
+
+
+def middle_of(size: int, crop: float) -> v2.Transform:
+    """Return a transform that resizes an image and takes the square in its middle, for evaluation.
+
+    Args:
+        size: of the square in pixels.
+        crop: share of the short side that the square keeps.
+    """
+    return v2.Compose([v2.Resize(round(size / crop), antialias=True), v2.CenterCrop(size)])
 
 
 def attribute_of(source: Any, *names: str) -> Any:
@@ -164,6 +201,37 @@ def _first_of(usual: Sequence[str], keys: Any, what: str) -> str:
         if key in keys:
             return key
     raise InputError(f"expected a key for the {what}, one of {', '.join(usual)}, got {', '.join(map(repr, keys))}")
+
+
+@contextmanager
+def _own_draws() -> Iterator[None]:
+    """Put the global generators back as they were after the block."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 (what transforms draw from)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
+
+
+def _seed_draws(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+
+
+def _to_pixels(image: Any) -> Any:
+    """Return what a transform made; floating point pixels from 0 to 1 as uint8."""
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        return image
+    low, high = (float(bound) for bound in image.aminmax())
+    if not (low >= 0 and high <= 1):
+        raise InputError(
+            f"transform: expected uint8, or floating point pixels from 0 to 1, got {kind_of(image)} from {low:g} to "
+            f"{high:g}; leave Normalize out, it happens on the device"
+        )
+    return image.mul(255).round().to(torch.uint8)
 
 
 def _as_uint8(image: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,6 +51,34 @@ class InMemoryImages(Dataset[MixedBatch]):
         """The images at ``rows``, copied."""
         chosen = torch.from_numpy(rows)
         return InMemoryImages(self.images[chosen], self.labels[chosen])
+
+
+def carve(labels: Tensor, share: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Divide rows into those to train with and those to validate with; never depends on a seed.
+
+    Args:
+        labels: int64, of all rows.
+        share: of the rows to validate with, stratified; at least one a class. 0 takes none, 1 takes all. None takes a
+            tenth, but at least five a class (as far as that leaves two thirds) and, of very many, 10,000.
+
+    Raises:
+        InputError: see :func:`stratified_split`.
+
+    Example:
+        >>> rest, held = carve(torch.arange(600) % 10, None)
+        >>> len(rest), len(held)
+        (540, 60)
+    """
+    rows, none = np.arange(len(labels)), np.arange(0)
+    if share is not None and share in (0, 1):
+        return (none, rows) if share else (rows, none)
+    classes = int((int_vector("labels", labels).bincount() > 0).sum())
+    if share is None:
+        least = min(5 * classes, len(labels) // 3)
+        count = min(max(math.ceil(len(labels) / 10), least), max(10_000, least))
+    else:
+        count = math.ceil(share * len(labels))
+    return stratified_split(labels, max(count, classes))
 
 
 def stratified_split(labels: Tensor, held_out: int) -> tuple[np.ndarray, np.ndarray]:

@@ -53,11 +53,6 @@ def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) ->
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599.
     """
-    return error_of_bins(*calibration_bins(probs, labels, bins))
-
-
-def calibration_bins(probs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """Compute sums that add up over batches: rows per bin, int64, and right predictions minus confidence, float32."""
     at_least("bins", bins, 1)
     probabilities("probs", probs)
     _check(probs, labels, "probs")
@@ -68,12 +63,9 @@ def calibration_bins(probs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, 
     # A sum per bin rather than index_add, whose order of summation is left to chance on CUDA.
     in_bin = torch.bucketize(confidence, edges[1:-1], right=True)[:, None] == torch.arange(bins, device=probs.device)
     gap = (predicted == labels).float() - confidence
-    return in_bin.sum(0), torch.where(in_bin, gap[:, None], 0).sum(0)
-
-
-def error_of_bins(rows: Tensor, gaps: Tensor) -> Tensor:
-    """Compute the error from the sums of :func:`calibration_bins`; NaN without rows."""
-    return gaps.abs().sum() / rows.sum()
+    # Share of right predictions minus mean confidence, times the rows of the bin.
+    gaps = torch.where(in_bin, gap[:, None], 0).sum(0)
+    return gaps.abs().sum() / len(gap)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -1,10 +1,12 @@
 """Networks by timm name, and their weights."""
 
 from ida_lightning.models.build import build_model, eval_mode
+from ida_lightning.models.outputs import check_logits, failure, logits_of, try_network
+from ida_lightning.models.recipe import NetworkFile, Recipe, describe, load_network, read_recipe
 from ida_lightning.models.weights import (
     ImageInput,
     Weights,
-    digest_of_file,
+    exportable,
     fingerprint,
     load_weights,
     pretrained_input,
@@ -13,12 +15,21 @@ from ida_lightning.models.weights import (
 
 __all__ = [
     "ImageInput",
+    "NetworkFile",
+    "Recipe",
     "Weights",
     "build_model",
-    "digest_of_file",
+    "check_logits",
+    "describe",
     "eval_mode",
+    "exportable",
+    "failure",
     "fingerprint",
+    "load_network",
     "load_weights",
+    "logits_of",
     "pretrained_input",
     "put_weights",
+    "read_recipe",
+    "try_network",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import timm
 from torch import nn
@@ -13,8 +13,23 @@ from torch import nn
 from ida_lightning.errors import InputError, at_least, is_a, kind_of, one_of
 
 Stem = Literal["standard", "medium", "small"]
+_NOTE = "_ida_built_from"
 # Where timm keeps the pooling layer that follows the first convolution.
 _STEM_POOLS = ("maxpool", "stem.pool", "features.pool0")
+
+
+class BuiltFrom(NamedTuple):
+    """The arguments of :func:`build_model` that a network was built from."""
+
+    model: str
+    in_channels: int
+    stem: Stem
+    arguments: dict[str, Any]
+
+
+def built_from(network: nn.Module) -> BuiltFrom | None:
+    """Return what :func:`build_model` was given for this network; None for a module of somebody's own."""
+    return vars(is_a("network", network, nn.Module)).get(_NOTE)
 
 
 def build_model(
@@ -61,6 +76,7 @@ def build_model(
         raise InputError(f"model: timm could not build {model!r} with {timm_args}: {error}") from error
     if stem != "standard":
         _make_stem(network, model, 1 if stem == "small" else 2)
+    vars(network)[_NOTE] = BuiltFrom(model, in_channels, stem, timm_args)  # in no state dict
     return network
 
 

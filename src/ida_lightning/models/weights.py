@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from ida_lightning.errors import InputError, is_a, kind_of
+from ida_lightning.models.reading import explain, load_values
 
+# The names under which checkpoints keep them; torchvision's and timm's among them.
+_USUAL = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params")
 # What wraps a network's own names in a checkpoint, outermost first.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "student.", "_orig_mod.")
 
@@ -58,22 +63,10 @@ def fingerprint(network: nn.Module) -> str:
     """Compute the SHA-256 of every parameter and buffer, by name: equal for equal weights, whatever their file."""
     digest = hashlib.sha256()
     is_a("network", network, nn.Module)
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(_tensors_of(network).items()):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)};".encode())
         digest.update(plain.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def digest_of_file(path: str | Path) -> str | None:
-    """Return the SHA-256 of a file's bytes; None if there is none."""
-    digest = hashlib.sha256()
-    try:
-        with Path(path).open("rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return None
     return digest.hexdigest()
 
 
@@ -81,7 +74,9 @@ def load_weights(path: str | Path, what: str = "checkpoint") -> Weights:
     """Read weights without running code: safetensors, a plain state dict, or a Lightning checkpoint.
 
     Args:
-        path: the file. Anything not named ``*.safetensors`` is read with ``torch.load(weights_only=True)``.
+        path: the file. Anything not named ``*.safetensors`` is read with ``torch.load(weights_only=True)``. Where it
+            holds averaged weights (``state_dict_ema``) beside others, those are taken, as timm does, and a line in the
+            log says so.
         what: the argument that gave the path, for messages.
 
     Returns:
@@ -89,42 +84,119 @@ def load_weights(path: str | Path, what: str = "checkpoint") -> Weights:
         are taken off.
 
     Raises:
-        InputError: if there is no such file, or it is damaged or something else.
+        InputError: if there is no such file, or it is damaged, holds code, or is something else.
     """
     if not isinstance(path, (str, Path)):
         raise InputError(f"{what}: expected a path, got {kind_of(path)}")
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{what}: expected a weight file, found nothing at {path}")
-    names = seen = None
+    tensors: Mapping[Any, Any]
+    facts: Mapping[Any, Any]
+    if path.suffix == ".safetensors":
+        tensors, facts = _read_safetensors(path, what)
+    else:
+        content = load_values(path, what)
+        tensors = _state_dict(content, path, what)
+        facts = content
+    return Weights(
+        _without_prefixes(_plain_tensors(tensors, path, what)),
+        _fact(facts, "class_names", _class_names, path),
+        _fact(facts, "image_input", _image_input, path),
+    )
+
+
+def _read_safetensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-                names, seen = (
-                    json.loads((file.metadata() or {}).get(key, "null")) for key in ("class_names", "image_input")
-                )
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            tensors = content.get("state_dict", content.get("model", content))
-            names, seen = content.get("class_names"), content.get("image_input")
-        image_input = ImageInput(tuple(seen[0]), tuple(seen[1]), int(seen[2])) if seen else None
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        AttributeError,
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{what}: {path} is damaged or no weight file ({reason})") from error
-    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise InputError(f"{what}: {path} holds no state dict of tensors")
-    return Weights(_without_prefixes(dict(tensors)), names, image_input)
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            metadata = file.metadata() or {}
+    except (SafetensorError, RuntimeError, OSError, ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{what}: {explain(path, error)}") from error
+    return tensors, {key: _from_json(metadata[key]) for key in ("class_names", "image_input") if key in metadata}
+
+
+def _from_json(text: str) -> Any:
+    """Decode an entry of the metadata; what is no JSON is somebody else's and stays text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _state_dict(content: Any, path: Path, what: str) -> Mapping[Any, Any]:
+    """Return the network's tensors out of a checkpoint, averaged ones rather than others, as timm does."""
+    if not isinstance(content, Mapping):
+        raise InputError(f"{what}: {path} holds no state dict of tensors, but {kind_of(content)[:80]}")
+    if _holds_tensors(content):
+        return content
+    found = [key for key, value in content.items() if isinstance(key, str) and _holds_tensors(value)]
+    averaged = [key for key in found if "ema" in key.lower().split("_")]
+    usual = [key for key in _USUAL if key in found]
+    chosen = averaged or usual or found
+    if not chosen or (len(chosen) > 1 and chosen is not usual):
+        held = ", ".join(map(str, chosen or content)) or "nothing"
+        raise InputError(f"{what}: {path} holds {'several' if chosen else 'no'} state dict of tensors: {held[:200]}")
+    if len(found) > 1:
+        others = ", ".join(key for key in found if key != chosen[0])
+        kind = "the averaged weights, " if averaged else ""
+        rank_zero_info(f"{what}: {path}: took {kind}{chosen[0]}, not {others}")
+    return cast("Mapping[Any, Any]", content[chosen[0]])
+
+
+def _holds_tensors(value: object) -> bool:
+    """Tell whether a value is a state dict: tensors by name, but for a network's extra state and stray remarks."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        return False
+    tensors = sum(isinstance(entry, Tensor) for entry in value.values())
+    return tensors > 0 and not any(isinstance(entry, Mapping) for key, entry in value.items() if not _is_extra(key))
+
+
+def _is_extra(key: str) -> bool:
+    """Tell whether a state dict's entry is what ``Module.get_extra_state`` returned."""
+    return key.rpartition(".")[2] == "_extra_state"
+
+
+def _plain_tensors(tensors: Mapping[Any, Any], path: Path, what: str) -> dict[str, Tensor]:
+    """Return the tensors of a state dict alone; a line says what else was there."""
+    left_out = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
+    if left_out:
+        rank_zero_info(f"{what}: {path}: left out what is no tensor: {', '.join(left_out)[:200]}")
+    plain = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
+    for key, value in plain.items():
+        if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
+            kind = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
+            kind = "without values" if value.device.type == "meta" else kind
+            raise InputError(f"{what}: {path}: expected dense tensors, {key} is {kind}")
+    return plain
+
+
+def _fact(facts: Mapping[Any, Any], key: str, understand: Callable[[Any], Any], path: Path) -> Any:
+    """Return what a file says of its network; None, with a line, where the entry is of somebody else's making."""
+    value = facts.get(key)
+    if value is None:
+        return None
+    try:
+        return understand(value)
+    except (TypeError, ValueError, LookupError):
+        rank_zero_info(f"{path}: {key} is not in this package's form and was ignored: {kind_of(value)}")
+        return None
+
+
+def _class_names(value: Any) -> list[str]:
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(name, str) for name in value):
+        raise ValueError(value)
+    return list(value)
+
+
+def _image_input(value: Any) -> ImageInput:
+    mean, std, size = value
+    numbers = [float(number) for numbers in (mean, std) for number in numbers]
+    if len(mean) != len(std) or not mean or not all(map(math.isfinite, numbers)) or min(map(float, std)) <= 0:
+        raise ValueError(value)
+    if isinstance(size, bool) or int(size) != size or size < 1:
+        raise ValueError(value)
+    return ImageInput(tuple(map(float, mean)), tuple(map(float, std)), int(size))
 
 
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -143,7 +215,7 @@ def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: st
     Raises:
         InputError: naming the first tensor that is missing, left over or of another shape.
     """
-    state = is_a("network", network, nn.Module).state_dict()
+    state = _tensors_of(is_a("network", network, nn.Module))
     is_a("weights", weights, Weights)
     if weights.tensors.keys() != state.keys():
         first = next(iter(state), "")
@@ -158,9 +230,65 @@ def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: st
         for key in state
         if key in weights.tensors and state[key].shape != weights.tensors[key].shape
     ]
-    wrong += [f"{key} is missing" for key in state if key not in weights.tensors]
+    # Old files lack this counter, and torch begins it at 0.
+    needed = [key for key in state if key.rpartition(".")[2] != "num_batches_tracked"]
+    wrong += [f"{key} is missing" for key in needed if key not in weights.tensors]
     wrong += [f"{key} is not in the network" for key in weights.tensors if key not in state]
+    wrong += [
+        f"{key} is {kind_of(weights.tensors[key])}, the network has {kind_of(state[key])}"
+        for key in state
+        if key in weights.tensors and not _keeps_values(weights.tensors[key], state[key])
+    ]
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise InputError(f"{what}: {path} does not fit the network: {wrong[0]}{more}")
-    network.load_state_dict(weights.tensors)
+    network.load_state_dict(weights.tensors, strict=False)  # compared above; a network's extra state stays its own
+
+
+def exportable(network: nn.Module) -> dict[str, Tensor]:
+    """Return copies of a network's tensors that safetensors can hold, whatever their layout in memory.
+
+    Copies are on the CPU and contiguous, so ``channels_last``, transposed and shared weights are there too. Extra state
+    (``Module.get_extra_state``) that is no tensor is left out, with a line in the log.
+
+    Args:
+        network: with its weights.
+
+    Raises:
+        InputError: for tensors that such a file cannot hold, by name.
+
+    Example:
+        >>> network = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        >>> exportable(network)["weight"].is_contiguous()
+        True
+    """
+    state = is_a("network", network, nn.Module).state_dict()
+    if left_out := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        rank_zero_info(f"export: left out what is no tensor: {', '.join(left_out)}")
+    copies = {}
+    for name, tensor in _tensors_of(network).items():
+        try:
+            plain = tensor.detach().resolve_conj().resolve_neg().cpu().clone(memory_format=torch.contiguous_format)
+            serialise({name: plain.flatten()[:1].clone()})  # a tensor of one value: what fails is the kind
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"network: {name} cannot be exported, {_described(tensor)}: {reason[:160]}") from error
+        copies[name] = plain
+    return copies
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {str(tensor.layout).removeprefix('torch.')}"
+
+
+def _tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _keeps_values(given: Tensor, own: Tensor) -> bool:
+    """Tell whether loading converts a tensor without losing what it says."""
+    if given.is_complex() != own.is_complex() or own.dtype == torch.bool != given.dtype:
+        return False
+    if own.is_floating_point():
+        return given.is_floating_point()
+    return not given.is_floating_point() or bool((given == given.round()).all())

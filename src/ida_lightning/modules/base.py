@@ -14,7 +14,8 @@ from ida_lightning.checkpoint_io import write_whole_checkpoints
 from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError
 from ida_lightning.lightning_internals import attached_trainer, configured_by_cli, logs_this_step, shows_progress_bar
-from ida_lightning.models import ImageInput
+from ida_lightning.models import ImageInput, describe
+from ida_lightning.models.recipe import KEY as RECIPE_KEY
 from ida_lightning.modules.evaluation import EvaluatedModule, require_finite
 from ida_lightning.modules.guards import FiniteRows, StepGuard
 from ida_lightning.modules.optimisation import make_optimizer
@@ -132,8 +133,13 @@ class ClassifierBase(EvaluatedModule):
         """
         require_finite(self.owner, self.network)
         checkpoint["class_names"] = self.class_names()
+        checkpoint[RECIPE_KEY] = self.recipe()
         seen = self.image_input()
         checkpoint["image_input"] = None if seen is None else tuple(seen)  # a plain tuple loads with weights_only
+
+    def recipe(self) -> dict[str, Any]:
+        """Return how the network is built; see :class:`ida_lightning.models.Recipe`."""
+        return describe(self.network, self.num_classes, facts_of(attached_trainer(self)).crop)
 
     def class_names(self) -> list[str] | None:
         """Return what the outputs stand for, if the data module in use says so."""

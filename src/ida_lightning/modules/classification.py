@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import build_model
 from ida_lightning.modules.base import ClassifierBase
-from ida_lightning.modules.options import Optimisation, OptimizerCallable
+from ida_lightning.modules.options import Optimisation, OptimizerCallable, check_args, default_optimizer
 from ida_lightning.modules.short_names import OptimisationFields, check_names, merge_fields, plain_fields
 
 
@@ -26,7 +25,8 @@ class ClassificationModule(ClassifierBase):
         model: a timm name, or a module that maps images to logits ``(batch, num_classes)``.
         num_classes: classes of the data set. The command line fills this and the next two in.
         in_channels: channels of the images.
-        image_size: pixels of the images; not used here, taken so that both modules are configured alike.
+        image_size: pixels of the images, taken so that both modules are configured alike; the network is tried on
+            images as the data module describes them.
         model_args: further arguments of :func:`ida_lightning.models.build_model`, such as ``stem: small``.
         optimizer: from parameters to optimiser.
         optimisation: schedule, learning rate and compilation.
@@ -56,13 +56,15 @@ class ClassificationModule(ClassifierBase):
         optimisation: Optimisation = Optimisation(),  # noqa: B008 (frozen)
         **fields: Unpack[OptimisationFields],
     ) -> None:
+        if optimizer in (ClassificationModule.__init__.__defaults__ or ()):
+            optimizer = default_optimizer
         check_names(type(self).__name__, fields, OptimisationFields.__annotations__)
         optimisation = merge_fields("optimisation", optimisation, fields)
         super().__init__(num_classes, optimizer, optimisation)
         plain = plain_fields(optimisation=optimisation)
         left_out = "optimizer", "optimisation", "lr_scheduler", *(["model"] if isinstance(model, nn.Module) else [])
         self._save_plain_hyperparameters(plain, left_out)
-        self.model = build_model(model, num_classes, in_channels, **(model_args or {}))
+        self.model = build_model(model, num_classes, in_channels, **check_args("model_args", model_args))
         self.note_drawn(model, model_args)
 
     @property
@@ -73,8 +75,9 @@ class ClassificationModule(ClassifierBase):
     def training_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """Compute the cross-entropy of one batch with its hard labels, mixed or not."""
         self.guard_step()
-        batch = as_mixed_batch(batch, self.num_classes)
+        batch = self.take_batch(batch)
         loss = mixed_cross_entropy(self(batch.inputs), batch.label_mix).mean()
         if self.logs_loss():
+            self.intake.check()
             self.log("train/loss", loss, prog_bar=True)
         return loss

@@ -8,17 +8,19 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from ida_lightning.adapters import as_mixed_batch
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, at_least
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.lightning_internals import attached_trainer, configured_by_cli
 from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
+from ida_lightning.models import check_logits, failure, logits_of
+from ida_lightning.modules.intake import BatchIntake
 
 
 class EvaluatedModule(L.LightningModule, ABC):
@@ -47,7 +49,9 @@ class EvaluatedModule(L.LightningModule, ABC):
                 "such as owner = 'student', got none"
             )
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes = at_least("num_classes", num_classes, 2)
+        self.intake = BatchIntake(num_classes)
+        self._has_answered = False
         self.val_acc = MulticlassAccuracy(num_classes, average="micro")
         self.test_acc = MulticlassAccuracy(num_classes, average="micro")
         self.val_nll = MeanMetric()
@@ -62,8 +66,29 @@ class EvaluatedModule(L.LightningModule, ABC):
         """The network that is trained, exported, tested."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(batch, classes)`` of normalised images."""
-        return cast(Tensor, self.network(images))
+        """Logits ``(batch, classes)`` of normalised images.
+
+        A network that returns a tuple or a mapping gives its first element or its entry ``logits``.
+
+        Raises:
+            InputError: if the network fails on its first batch, or returns anything but logits of these classes.
+        """
+        try:
+            output = self.network(images)
+        except (RuntimeError, AssertionError, TypeError, AttributeError, ValueError, LookupError) as error:
+            # Only what cannot work at all; running out of memory is for the search for a batch size.
+            if self._has_answered or isinstance(error, InputError) or "memory" in str(error).lower():
+                raise
+            raise failure(self.owner, tuple(images.shape[1:]), error) from error
+        logits = logits_of(output, self.owner)
+        if not self._has_answered and logits is not output:
+            rank_zero_info(f"{self.owner}: returns {type(output).__name__}; its logits or first element are taken")
+        self._has_answered = True
+        return check_logits(logits, len(images), self.num_classes, self.owner)
+
+    def take_batch(self, batch: object) -> MixedBatch:
+        """Return a batch of any loader as a :class:`MixedBatch`, checked; see :class:`BatchIntake`."""
+        return self.intake.take(batch, next((p.dtype for p in self.network.parameters()), None))
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Log a value as Lightning does; with ``Trainer(barebones=True)`` nothing, where Lightning warns every time."""
@@ -81,27 +106,37 @@ class EvaluatedModule(L.LightningModule, ABC):
         self.test_acc.reset()
         self.test_nll.reset()
 
-    def validation_step(self, batch: MixedBatch, batch_idx: int) -> None:
+    def on_validation_epoch_end(self) -> None:
+        """Report labels out of range."""
+        self.intake.check()
+
+    def on_test_epoch_end(self) -> None:
+        """Report labels out of range."""
+        self.intake.check()
+
+    def validation_step(self, batch: MixedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch of plain images to accuracy and NLL."""
+        _check_one_loader("val_dataloaders", dataloader_idx)
         rows = self._update(self.val_acc, self.val_nll, batch, batch_idx, self.trainer.val_dataloaders)
         self.log(f"{self.owner}/val_acc", self.val_acc, prog_bar=True, batch_size=rows)
         self.log(f"{self.owner}/val_nll", self.val_nll, batch_size=rows)
 
-    def test_step(self, batch: MixedBatch, batch_idx: int) -> None:
+    def test_step(self, batch: MixedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch of plain images to accuracy and NLL."""
+        _check_one_loader("test_dataloaders", dataloader_idx)
         rows = self._update(self.test_acc, self.test_nll, batch, batch_idx, self.trainer.test_dataloaders)
         self.log(f"{self.owner}/test_acc", self.test_acc, batch_size=rows)
         self.log(f"{self.owner}/test_nll", self.test_nll, batch_size=rows)
 
     def predict_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """Compute class probabilities ``(batch, classes)``, float32."""
-        batch = as_mixed_batch(batch, self.num_classes)
+        batch = self.take_batch(batch)
         logits = cast(Tensor, self(batch.inputs))
         self._count_useless(logits)
         return logits.softmax(1, dtype=torch.float32)
 
     def _update(self, accuracy: Metric, nll: Metric, batch: MixedBatch, batch_idx: int, loader: Any) -> int:
-        batch = as_mixed_batch(batch, self.num_classes)
+        batch = self.take_batch(batch)
         logits = self(batch.inputs)
         self._count_useless(logits)
         update_metrics(accuracy, nll, logits, batch, rows_that_count(loader, batch_idx, len(batch.inputs)))
@@ -177,8 +212,14 @@ def require_finite(name: str, network: nn.Module) -> None:
     wrong = [key for (key, _), good in zip(tensors, right, strict=True) if not good]
     if wrong:
         raise InputError(
-            f"{name}: expected finite weights, got NaN or infinity in {len(wrong)} tensors such as {wrong[0]}"
+            f"{name}: expected finite weights, got NaN or infinity in {len(wrong)} of {len(right)}, {wrong[0]} first"
         )
+
+
+def _check_one_loader(name: str, number: int) -> None:
+    """Refuse a second loader: metrics would be of both, under one name."""
+    if number:
+        raise InputError(f"{name}: expected one, as accuracy and NLL are of one data set, got a second")
 
 
 def rows_that_count(loader: Any, batch_idx: int, rows: int) -> int:

@@ -36,16 +36,12 @@ class StepGuard(L.Callback):
     def __init__(self) -> None:
         self._batch: Any = None
         self._loss: Tensor | None = None
-        self._saved = False
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed the step, so that dropout too depends on (seed, epoch, batch, process) alone, resumed or not."""
         self._batch, self._loss = batch, None
-        if self._saved:  # what was logged right behind the checkpoint: the values of its own step or epoch
-            self._saved = False
-            _flush_logs(trainer)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)), epoch_in_progress(trainer), batch_idx, trainer.global_rank
         word = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
         if pl_module.device.type == "cpu":  # torch.manual_seed would look for every kind of accelerator, each time
@@ -70,11 +66,6 @@ class StepGuard(L.Callback):
         """Check the teacher's logits in steps that log, where waiting for an accelerator costs nothing more."""
         if pl_module.finite_rows is not None and (logs_this_step(trainer) or trainer.is_last_batch):
             pl_module.finite_rows.check()
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Have loggers write what they were given so far: a run that goes on from here does not give it again."""
-        self._saved = True
-        _flush_logs(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: ClassifierBase) -> None:  # type: ignore[override]
         """Let no fit end well whose last step has spoiled the weights."""
@@ -102,12 +93,6 @@ class StepGuard(L.Callback):
         pl_module.check_useless()
 
     on_predict_epoch_end = on_test_epoch_end  # type: ignore[assignment]
-
-
-def _flush_logs(trainer: L.Trainer) -> None:
-    """Have the loggers of this process write what they hold."""
-    for logger in trainer.loggers if trainer.is_global_zero else ():
-        logger.save()
 
 
 class FiniteRows:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ida_lightning.errors import InputError, at_least, kind_of, non_negative, one_of, positive
+from ida_lightning.errors import InputError, at_least, flag, kind_of, non_negative, one_of, positive
 
 Precision = Literal["32", "bf16", "16"]
 # LightningCLI has the same two, but importing it needs jsonargparse, which training from Python does not.
 OptimizerCallable = Callable[[Iterable[nn.Parameter]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
+
+
+def default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Build the optimiser of a module that was given none: SGD with Nesterov momentum.
+
+    In the modules' signatures it is a lambda, whose numbers the command line can show and change one by one; a module
+    keeps this function instead, which can be pickled.
+    """
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,10 @@ class Teacher:
 
     def __post_init__(self) -> None:
         _check_network("teacher", self.network)
+        check_args("teacher_args", self.args)
+        if self.checkpoint is not None and not isinstance(self.checkpoint, (str, Path)):
+            raise InputError(f"teacher_checkpoint: expected a path, got {kind_of(self.checkpoint)}")
+        flag("allow_other_teacher", self.allow_other)
         if self.precision is not None:
             one_of("teacher_precision", self.precision, ("32", "bf16", "16"))
 
@@ -76,6 +91,7 @@ class Student:
 
     def __post_init__(self) -> None:
         _check_network("student", self.network)
+        check_args("student_args", self.args)
 
 
 @dataclass(frozen=True)
@@ -147,6 +163,29 @@ class Optimisation:
     def __post_init__(self) -> None:
         if self.lr_reference_batch is not None:
             at_least("lr_reference_batch", self.lr_reference_batch, 1)
+        if self.lr_scheduler is not None and not callable(self.lr_scheduler):
+            raise InputError(f"lr_scheduler: expected a function of the optimiser, got {kind_of(self.lr_scheduler)}")
+        if self.compile_args is not None:
+            check_args("compile_args", self.compile_args)
+
+
+def check_args(name: str, args: object) -> dict[str, Any]:
+    """Return the arguments of a network, {} for None; those that the module gives itself are refused.
+
+    Example:
+        >>> check_args("student_args", {"num_classes": 4})
+        Traceback (most recent call last):
+        ...
+        ida_lightning.errors.InputError: student_args: expected no num_classes, which the module gives, got 4
+    """
+    if args is None:
+        return {}
+    if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
+        raise InputError(f"{name}: expected arguments by name, got {kind_of(args)}")
+    for key in ("model", "num_classes", "in_channels", "in_chans"):
+        if key in args:
+            raise InputError(f"{name}: expected no {key}, which the module gives, got {args[key]!r}")
+    return dict(args)
 
 
 def _check_network(name: str, network: object) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ida_lightning.errors import InputError
+from ida_lightning.files import digest_of_file
 from ida_lightning.models import (
     ImageInput,
     build_model,
-    digest_of_file,
     fingerprint,
     load_weights,
     pretrained_input,

@@ -79,20 +79,20 @@ def measure_stddev(
     if len(loader) == 0:
         raise InputError("data: expected training images, got none")
     metrics: dict[str, TeacherStddev] = {}
-    rows: dict[str, int] = {}
+    rows = 0
     loaded = endless_batches(loader)
     for _ in progress(range(batches)):
         epoch, number, plain = next(loaded)
         images = data.transfer_batch_to_device(plain, device, 0).inputs
         rng = view.batch_generator(epoch, number)
         answers = _answers(data, data.augmentation.apply(images, rng, data.mean), rng, teacher, student)
+        rows += len(images)  # a pick is half of two batches
         for name, logits in answers.items():
             metric = metrics.setdefault(name, TeacherStddev(data.num_classes, 2 * STEPS).to(device))
             for shown in (answers["identity"], logits):
                 metric.update(shown[torch.isfinite(shown).all(1)].softmax(1))
-            rows[name] = rows.get(name, 0) + len(logits)
     return [
-        Measurement(name, "all", "t_stddev", float(metrics[name].compute()), rows[name])
+        Measurement(name, "all", "t_stddev", float(metrics[name].compute()), rows)
         for name in AUGMENTATIONS
         if name in metrics
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,8 +11,8 @@ from torch.utils.data import Dataset
 
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import DecodedImages, attribute_of, labels_of
-from ida_lightning.data.in_memory import InMemoryImages, stratified_split
-from ida_lightning.errors import InputError, at_least, inner_share
+from ida_lightning.data.in_memory import InMemoryImages, carve
+from ida_lightning.errors import InputError, at_least, share
 
 
 class FromDatasetsDataModule(MixingDataModule):
@@ -36,7 +35,8 @@ class FromDatasetsDataModule(MixingDataModule):
         train_transform: of training images instead; may be random, with torch's generator.
         image_key: of mappings; None tries the usual ones.
         label_key: likewise.
-        val_share: of the training images, where ``val`` is None.
+        val_share: of the training images, where ``val`` is None; 0 for no validation, 1 for nothing else. None takes
+            a tenth, but at least five a class where there are enough, and at most 10,000.
         in_memory: decode and transform everything once. For small images; random ``train_transform`` is refused.
         kwargs: see :class:`MixingDataModule`.
 
@@ -66,7 +66,7 @@ class FromDatasetsDataModule(MixingDataModule):
         train_transform: Callable[[Any], Any] | None = None,
         image_key: str | None = None,
         label_key: str | None = None,
-        val_share: float = 0.1,
+        val_share: float | None = None,
         in_memory: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -74,7 +74,8 @@ class FromDatasetsDataModule(MixingDataModule):
             if len(values) != channels:
                 raise InputError(f"{name}: expected {channels} numbers, one a channel, got {len(values)}")
         at_least("image_size", image_size, 1)
-        inner_share("val_share", val_share)
+        if val_share is not None:
+            share("val_share", val_share)
         if in_memory and train_transform is not None:
             raise InputError("train_transform: expected none with in_memory, where images are transformed only once")
         self.sources = {
@@ -124,10 +125,14 @@ class FromDatasetsDataModule(MixingDataModule):
         }
         if "val" not in splits:
             labels = self._train_labels()
-            held_out = max(math.ceil(self.val_share * len(labels)), int((labels.bincount() > 0).sum()))
-            train, val = stratified_split(labels, held_out)
-            splits["val"] = decoded(self.sources["train"], rows=val, transform=self.transform)
-            splits["train"].rows = train
+            train, val = carve(labels, self.val_share)
+            if len(val):
+                splits["val"] = decoded(self.sources["train"], rows=val, transform=self.transform)
+                self.origins["val"] = f"{len(val) / len(labels):.1%} of the training data, stratified"
+            if len(train):
+                splits["train"].rows = train
+            else:
+                del splits["train"]
         if self.in_memory:
             return {name: split.in_memory() for name, split in splits.items()}
         return splits

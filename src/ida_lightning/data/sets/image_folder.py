@@ -1,36 +1,72 @@
-"""Folders of image files, one per class: ImageNet and everything in its layout."""
+"""Folders of image files, one per class: photographs of one's own, ImageNet, and everything in its layout."""
 
 from __future__ import annotations
 
-import math
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from torchvision.datasets import ImageFolder
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torchvision.transforms import v2
 
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data.base import MixingDataModule
-from ida_lightning.data.decoded import DecodedImages, labels_of
-from ida_lightning.data.in_memory import stratified_split
-from ida_lightning.errors import InputError, at_least, inner_share
+from ida_lightning.data.decoded import DecodedImages, middle_of
+from ida_lightning.data.image_files import (
+    ImageFiles,
+    class_folders,
+    list_classes,
+    list_images,
+    rows_listed,
+    summary_of,
+)
+from ida_lightning.data.in_memory import carve
+from ida_lightning.errors import InputError, at_least, flag, kind_of, positive_share, share
+
+Transform = Callable[[Any], Any]
+
+
+class _Part(NamedTuple):
+    """A split before it is read: which rows of which files, and where they come from in words."""
+
+    files: ImageFiles
+    rows: np.ndarray
+    origin: str
 
 
 class ImageFolderDataModule(MixingDataModule):
-    """Images in ``root/train/<class>/`` and ``root/val/<class>/``, decoded by worker processes as they are needed.
+    """Images in ``root/train/<class>/``, decoded by worker processes as they are needed.
 
     Training images get the ImageNet recipe, a random crop of random size and a flip; the others are resized so that
-    a centred crop keeps 7/8 of the short side. Validation is carved from the training folder, stratified and fixed;
-    the folder ``val``, which everybody reports on, is the test split, so that nothing is selected on it.
+    a centred crop keeps 7/8 of the short side. Images are seen as in a viewer: upright, transparent pixels on white.
+
+    Validation images, which choose the best checkpoint, are those of ``val_folder`` or ``val_files`` or ``val_share``.
+    If none of the three is given, they are those of the folder ``val`` if there is one, else a tenth of the training
+    images (at least five a class where there are enough, at most 10,000), stratified and fixed. Test images are those
+    of ``test_folder`` or ``test_files``; if neither is given, those of the folder ``test``, else those of ``val``. The
+    log says how many there are of each, where they come from, and which classes are missing. What is reported of
+    images that chose the checkpoint is too good: to report on ``val``, give ``val_share``.
 
     Args:
-        root: the folder that holds the two.
+        root: the folder that holds the folders.
         image_size: height and width of the crops in pixels.
-        train_folder: under ``root``.
-        test_folder: under ``root``; None for no test split.
-        val_share: of the training images.
-        min_scale: the smallest share of an image's area that a random crop may take.
+        train_folder: under ``root``; ``.`` if the class folders are in ``root`` itself.
+        val_folder: under ``root``.
+        test_folder: under ``root``.
+        predict_folder: anywhere: images for ``predict``, with or without class folders; None takes the test images.
+        val_files: a text file with the paths of the validation images, one a line, relative to ``root`` or
+            ``train_folder``; the other images of ``train_folder`` train.
+        test_files: likewise.
+        val_share: of the training images; 0 for no validation, 1 for nothing else.
+        min_scale: the smallest share of an image's area that a random crop may take; 1 for all that fits.
+        transform: of training images, after the random crop: a callable on RGB images such as one of
+            ``torchvision.transforms.v2``, or a list of them. It may leave PIL images, uint8 or floating point pixels
+            from 0 to 1; normalisation and mixing come after it, so student and teacher see the same picture. Random
+            ones may draw from torch, numpy or ``random``.
+        train_crop: whether there is a random crop; without it ``transform`` gets whole images, and has to make them
+            ``image_size``.
         mean: per channel, for pixel values from 0 to 1; those of ImageNet.
         std: likewise.
         augmentation: see :class:`MixingDataModule`; on the device, after the crop.
@@ -38,23 +74,33 @@ class ImageFolderDataModule(MixingDataModule):
         kwargs: see :class:`MixingDataModule`.
 
     Raises:
-        InputError: for missing or empty folders, class folders that differ between train and test, values out of
+        InputError: for missing or empty folders, folders that are no class of the training folder, values out of
             range, and, while reading, for a damaged file, by its name.
+
+    Example:
+        >>> data = ImageFolderDataModule("photographs", image_size=64, val_share=0.2)
 
     References:
         He, Zhang, Ren, Sun 2016, arXiv 1512.03385, and the recipe of the torchvision references.
     """
 
     channels = 3
+    crop = 7 / 8
 
     def __init__(
         self,
         root: str,
         image_size: int = 224,
         train_folder: str = "train",
-        test_folder: str | None = "val",
-        val_share: float = 0.02,
+        val_folder: str | None = None,
+        test_folder: str | None = None,
+        predict_folder: str | None = None,
+        val_files: str | None = None,
+        test_files: str | None = None,
+        val_share: float | None = None,
         min_scale: float = 0.08,
+        transform: Transform | list[Transform] | None = None,
+        train_crop: bool = True,
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         augmentation: Augmentation = Augmentation(flip=True),  # noqa: B008 (frozen)
@@ -65,54 +111,130 @@ class ImageFolderDataModule(MixingDataModule):
         self.mean = mean
         self.std = std
         super().__init__(augmentation=augmentation, num_workers=num_workers, **kwargs)
-        inner_share("val_share", val_share)
-        inner_share("min_scale", min_scale)
+        if val_share is not None:
+            share("val_share", val_share)
+        _at_most_one(val_folder=val_folder, val_files=val_files, val_share=val_share)
+        _at_most_one(test_folder=test_folder, test_files=test_files)
         self.root = Path(root)
         self.train_folder = train_folder
-        self.test_folder = test_folder
+        self.val_folder, self.test_folder, self.predict_folder = val_folder, test_folder, predict_folder
+        self.val_files, self.test_files = val_files, test_files
         self.val_share = val_share
-        self.min_scale = min_scale
+        self.min_scale = positive_share("min_scale", min_scale)
+        self.transforms = list(transform) if isinstance(transform, (list, tuple)) else [transform] if transform else []
+        for step in self.transforms:
+            if not callable(step) or isinstance(step, type):
+                raise InputError(f"transform: expected callables on images, got {kind_of(step)}")
+        self.train_crop = flag("train_crop", train_crop)
 
     @property
     def class_names(self) -> list[str]:  # type: ignore[override]
         """The class folders of the training folder, sorted."""
-        folder = self._folder(self.train_folder)
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        return class_folders(self._folder("root", self.train_folder))
 
     def load(self) -> dict[str, DecodedImages]:
         """List the files; nothing is decoded yet."""
-        official = self._read(self.train_folder)
-        labels = labels_of(official)
-        train, val = stratified_split(labels, max(math.ceil(self.val_share * len(labels)), len(official.classes)))
-        decoded = partial(DecodedImages, num_classes=len(official.classes), channels=self.channels, seed=self.seed)
-        splits = {
-            "train": decoded(official, rows=train, transform=self._train_transform()),
-            "val": decoded(official, rows=val, transform=self._test_transform()),
+        official = self._read("root", self.train_folder)
+        parts = self._listed(official)
+        listed = [part.rows for part in parts.values()]
+        left = np.setdiff1d(np.arange(len(official)), np.concatenate(listed)) if listed else np.arange(len(official))
+        if "val" not in parts:
+            folder = self.val_folder or ("val" if self.val_share is None and self._has_classes("val") else None)
+            if folder is not None:
+                parts["val"] = self._whole("val_folder", folder, official.classes)
+            else:
+                left, held = self._carve(official, left)
+                if len(held):
+                    said = f"{len(held) / (len(left) + len(held)):.1%} of {official.folder}, stratified"
+                    parts["val"] = _Part(official, held, said)
+        if "test" not in parts:
+            folder = self.test_folder or next((name for name in ("test", "val") if self._has_classes(name)), None)
+            if folder is not None:
+                part = self._whole("test_folder", folder, official.classes)
+                again = "val" in parts and parts["val"].origin == part.origin
+                said = ", the validation images: there is no other test folder" if again else ""
+                parts["test"] = part._replace(origin=part.origin + said)
+        if self.predict_folder is not None:
+            files = list_images(Path(self.predict_folder), "predict_folder", official.classes)
+            parts["predict"] = _Part(files, np.arange(len(files)), self.predict_folder)
+        if len(left):
+            said = f"{official.folder}, {len(official.classes)} classes"
+            parts = {"train": _Part(official, left, said), **parts}
+        self.origins = {name: part.origin for name, part in parts.items()}
+        for files in {id(part.files): part.files for part in parts.values() if part.files.ignored}.values():
+            rank_zero_info(f"data: ignored in {files.folder}: {summary_of(files.ignored)}")
+        return {name: self._decoded(name, part.files, part.rows) for name, part in parts.items()}
+
+    def _listed(self, official: ImageFiles) -> dict[str, _Part]:
+        """Return the parts of the training folder that text files list."""
+        bases = (self.root, self.root / self.train_folder)
+        parts = {
+            name: _Part(official, rows_listed(Path(path), official, bases, f"{name}_files"), f"listed in {path}")
+            for name, path in (("val", self.val_files), ("test", self.test_files))
+            if path is not None
         }
-        if self.test_folder is not None:
-            test = self._read(self.test_folder)
-            if test.classes != official.classes:
-                odd = sorted(set(test.classes) ^ set(official.classes))
-                raise InputError(
-                    f"test_folder: expected the class folders of {self.train_folder}, but only one of them has {odd[0]}"
-                )
-            splits["test"] = decoded(test, transform=self._test_transform())
-        return splits
+        if len(parts) == 2 and (both := set(parts["val"].rows.tolist()) & set(parts["test"].rows.tolist())):
+            path = official.samples[min(both)][0]
+            raise InputError(f"test_files: expected other images than in val_files, got {path} in both")
+        return parts
 
-    def _train_transform(self) -> v2.Transform:
-        return v2.RandomResizedCrop(self.image_size, scale=(self.min_scale, 1.0), antialias=True)
+    def _whole(self, what: str, name: str, classes: list[str]) -> _Part:
+        """Return the part that is a folder of its own."""
+        files = self._read(what, name, classes)
+        return _Part(files, np.arange(len(files)), str(self.root / name))
 
-    def _test_transform(self) -> v2.Transform:
-        return v2.Compose([v2.Resize(round(self.image_size * 8 / 7), antialias=True), v2.CenterCrop(self.image_size)])
+    def _carve(self, official: ImageFiles, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Divide ``rows`` into those to train with and those to validate with."""
+        labels = torch.tensor(official.targets)[torch.from_numpy(rows)]
+        counts = labels.bincount(minlength=len(official.classes))
+        if self.val_share not in (0, 1) and (counts == 1).any():
+            name = official.classes[int((counts == 1).int().argmax())]
+            raise InputError(
+                f"val_share: expected two images a class or more to divide, got one of {name!r}; give val_folder, "
+                "val_files or val_share: 0"
+            )
+        train, held = carve(labels, self.val_share)
+        return rows[train], rows[held]
 
-    def _folder(self, name: str) -> Path:
+    def _decoded(self, name: str, source: ImageFiles, rows: np.ndarray) -> DecodedImages:
+        transform = self._train_transform() if name == "train" else middle_of(self.image_size, self.crop)
+        return DecodedImages(
+            source,
+            len(source.classes),
+            self.channels,
+            rows,
+            transform,
+            self.seed,
+            unlabelled=name == "predict",
+            size=self.image_size,
+        )
+
+    def _train_transform(self) -> Transform | None:
+        crop = v2.RandomResizedCrop(self.image_size, scale=(self.min_scale, 1.0), antialias=True)
+        steps = [crop, *self.transforms] if self.train_crop else self.transforms
+        return v2.Compose(steps) if len(steps) > 1 else next(iter(steps), None)
+
+    def _folder(self, what: str, name: str) -> Path:
         folder = self.root / name
         if not folder.is_dir():
-            raise InputError(f"root: expected a folder of class folders at {folder.resolve()}, found none")
+            hint = (
+                "; for class folders in root itself: train_folder: ." if what == "root" and self.root.is_dir() else ""
+            )
+            raise InputError(f"{what}: expected a folder of class folders at {folder.resolve()}, found none{hint}")
         return folder
 
-    def _read(self, name: str) -> ImageFolder:
-        try:
-            return ImageFolder(self._folder(name))
-        except FileNotFoundError as error:  # torchvision's word for no classes and for classes without images
-            raise InputError(f"root: {' '.join(str(error).split())} in {self.root / name}") from error
+    def _has_classes(self, name: str) -> bool:
+        """Say whether a folder is there that could be a split: one of images without classes is none."""
+        if Path(self.train_folder) == Path():  # then it is a class
+            return False
+        return (self.root / name).is_dir() and bool(class_folders(self.root / name))
+
+    def _read(self, what: str, name: str, classes: list[str] | None = None) -> ImageFiles:
+        return list_classes(self._folder(what, name), what, classes)
+
+
+def _at_most_one(**given: Any) -> None:
+    """Refuse two answers to one question."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise InputError(f"{names[0]}: expected one of {', '.join(given)}, got {' and '.join(names)}")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ida_lightning.cli import read_fit_config
 from ida_lightning.errors import InputError
-from ida_lightning.models import digest_of_file
+from ida_lightning.files import digest_of_file
 from ida_lightning.studies.compare.settings import Settings
 
 Result = dict[str, Any]

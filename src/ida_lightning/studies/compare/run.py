@@ -17,9 +17,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ida_lightning.callbacks import CheckpointCallback, ExportCallback, StepTimer
 from ida_lightning.cli import IDACLI, one_line
 from ida_lightning.errors import InputError
-from ida_lightning.files import replacing
+from ida_lightning.files import digest_of_file, replacing
 from ida_lightning.locks import OutputLock
-from ida_lightning.models import digest_of_file, fingerprint
+from ida_lightning.models import fingerprint
 from ida_lightning.modules import DistillationModule
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.studies.compare.cells import Cell

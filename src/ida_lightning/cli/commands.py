@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import pickle
-import re
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
@@ -23,37 +21,17 @@ import ida_lightning.methods
 import ida_lightning.modules  # noqa: F401
 from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.checkpoint_io import write_whole_checkpoints
+from ida_lightning.cli.messages import explain, one_line
+from ida_lightning.cli.parser import Parser
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 from ida_lightning.lightning_internals import BuildThenRun
 from ida_lightning.modules.short_names import spell_out
 from ida_lightning.run_checks import kept_outputs, require_weights
 
-# Options of methods that have gone, and what to write instead.
-_INSTEAD = {
-    **dict.fromkeys(("role", "added_weight"), "AddedTermCallback with method: and weight:"),
-    **dict.fromkeys(("compat", "student_softmax", "same_class"), "AuthorsIsotonicCallback"),
-    **dict.fromkeys(("network", "damping", "hessian_rows"), "influence: {network, damping, hessian_rows}"),
-}
 # What a scheduler that is stepped once an epoch counts in epochs.
 _IN_EPOCHS = {"MultiStepLR": "milestones", "StepLR": "step_size", "CosineAnnealingLR": "T_max"}
 _LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}
-
-
-class Parser(LightningArgumentParser):
-    """A parser that raises one-line :class:`InputError` and accepts no abbreviation of a key."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
-        """Keep the action that subcommands are added to, for further ones."""
-        self.subcommands_action = super().add_subcommands(*args, **kwargs)
-        return self.subcommands_action
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message that argparse would print before it exits."""
-        raise InputError(_explain(message)) from ex
 
 
 class _ConfigCallback(SaveConfigCallback):
@@ -183,7 +161,7 @@ class IDACLI(BuildThenRun, LightningCLI):
             # jsonargparse reports what a constructor refuses as a mismatch of types, and may lose the cause.
             if isinstance(error, InputError) or "Does not validate against any" not in str(error):
                 raise
-            raise InputError(_explain(str(error))) from error
+            raise InputError(explain(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the trainer; its checkpoints are whole or not there, unless a plugin for them was chosen."""
@@ -267,35 +245,3 @@ def _prolong(arguments: Namespace, factor: float) -> None:
                 f"epoch_factor: expected a number of epochs to multiply in {key}, got {epochs} times {factor:g}"
             )
         arguments[key] = products if isinstance(epochs, list) else products[0]
-
-
-def one_line(message: str) -> str:
-    """Replace every run of white space in a message by one blank."""
-    return " ".join(message.split())
-
-
-def _explain(message: str) -> str:
-    """Return the informative part of a message of jsonargparse: the key and what is wrong with it."""
-    key = re.match(r'Parser key "(.+?)":', message)
-    errors = re.search(r"Errors:\n(.*?)(?:\n\s*Given value|$)", message, re.DOTALL)
-    if not errors:
-        return (f"{key[1]}: " if key else "") + one_line(message[key.end() if key else 0 :]).strip()
-    reasons = dict.fromkeys(one_line(part) for part in re.split(r"(?:^|\n)\s*- ", errors[1]) if part.strip())
-    unknown = re.search(r"Expected a dot import path string: (\S+)", message)
-    if unknown:
-        near = difflib.get_close_matches(unknown[1], _class_names(L.LightningModule, L.LightningDataModule, L.Callback))
-        reasons = {f"no class {unknown[1]!r}" + (f"; did you mean {near[0]}?" if near else ""): None}
-    useful = [reason for reason in reasons if "NoneType" not in reason] or list(reasons)
-    for option, instead in _INSTEAD.items():
-        useful = [f"{reason}; use {instead}" if f"Option '{option}' is not" in reason else reason for reason in useful]
-    value = re.search(r"Given value: (.*)", message)
-    if value and not unknown and all(reason.startswith("Expected a <class") for reason in useful):
-        useful[-1] += f", got {value[1]}"
-    return (f"{key[1]}: " if key else "") + "; ".join(useful)
-
-
-def _class_names(*bases: type) -> list[str]:
-    subclasses: list[type] = []
-    for base in bases:
-        subclasses += type.__subclasses__(base)
-    return [kind.__name__ for kind in subclasses] + (_class_names(*subclasses) if subclasses else [])

@@ -1,0 +1,7 @@
+"""The command line: what ``fit``, ``validate``, ``test`` and ``predict`` take, build and run."""
+
+from ida_lightning.cli.commands import IDACLI, read_fit_config
+from ida_lightning.cli.messages import one_line
+from ida_lightning.cli.parser import Parser
+
+__all__ = ["IDACLI", "Parser", "one_line", "read_fit_config"]
