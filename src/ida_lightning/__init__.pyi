@@ -6,6 +6,7 @@ from .callbacks import PanelCallback as PanelCallback
 from .callbacks import PredictionsCallback as PredictionsCallback
 from .callbacks import SpeedCallback as SpeedCallback
 from .callbacks import StepTimer as StepTimer
+from .checkpoint_io import WholeCheckpointIO as WholeCheckpointIO
 from .data import CIFAR10DataModule as CIFAR10DataModule
 from .data import CIFAR100DataModule as CIFAR100DataModule
 from .data import DigitsDataModule as DigitsDataModule

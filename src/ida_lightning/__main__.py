@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 import torch.distributed as dist
@@ -9,6 +11,7 @@ import torch.distributed as dist
 from ida_lightning.cli import one_line
 from ida_lightning.cli.messages import importing_from_here
 from ida_lightning.errors import InputError
+from ida_lightning.lightning_internals import Terminated
 from ida_lightning.studies.audit.command import AuditCLI
 from ida_lightning.studies.compare import compare
 from ida_lightning.studies.predict import is_from_weights, predict_images
@@ -16,6 +19,9 @@ from ida_lightning.studies.predict import is_from_weights, predict_images
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; what the caller got wrong is one line on stderr and exit code 2.
+
+    A run that was ended by SIGTERM has exit code 143, as a process has that does not handle the signal. With several
+    processes, those that only notice that another one has failed say so in one line.
 
     Args:
         args: the arguments; None takes them from the command line.
@@ -34,10 +40,28 @@ def main(args: list[str] | None = None) -> None:
     except InputError as error:
         print(f"ida-lightning: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
+    except Terminated:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except RuntimeError as error:
+        if not _lost_the_others(error):
+            raise
+        print(  # noqa: T201
+            f"ida-lightning: process {dist.get_rank()} ends because another one has ended, which says why",
+            file=sys.stderr,
+        )
+        sys.stderr.flush()
+        os._exit(1)  # leaving the group, or waiting for its threads, could take for ever
     # Gloo aborts now and then if the interpreter exits with the group still up. After a failure the other
     # processes may be gone, and leaving the group could wait for them.
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _lost_the_others(error: RuntimeError) -> bool:
+    """Say whether an error is only that another process of the run does not answer any more."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return False
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo/transport", "NCCL"))
 
 
 if __name__ == "__main__":

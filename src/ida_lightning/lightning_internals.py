@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.tuner.lr_finder import _LRCallback
 from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 _Item = TypeVar("_Item")
@@ -67,6 +68,9 @@ def searches_learning_rate(trainer: L.Trainer) -> bool:
     """Say whether the learning rate finder runs its trial steps, for which it takes all other callbacks away."""
     return any(isinstance(callback, _LRCallback) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
+
+# What a Trainer raises where it ends because of SIGTERM: a SystemExit without a code, which would count as success.
+Terminated = SIGTERMException
 
 # --- what is logged and shown
 

@@ -10,31 +10,43 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save_file
 
 from ida_lightning.errors import InputError
-from ida_lightning.files import replacing
+from ida_lightning.files import replacing, writable_file
+from ida_lightning.locks import OutputLock
 from ida_lightning.models import exportable
 from ida_lightning.models.recipe import KEY as RECIPE_KEY
 from ida_lightning.modules.base import ClassifierBase
+from ida_lightning.modules.evaluation import require_finite
 
 
 class ExportCallback(L.Callback):
     """Writes the network that was trained as safetensors when ``fit`` comes to its end.
 
-    A run that was interrupted or crashed writes nothing and leaves an older file as it was; the file appears
-    whole or not at all. So what is there is a finished network: use it as ``teacher_checkpoint``. With weight
-    averaging it holds the averaged weights. It says how its network is built, if that has a name: then the file alone
-    is enough for ``ida-lightning predict --weights FILE --images FOLDER``.
+    What is there is a finished network: use it as ``teacher_checkpoint``. A run that was interrupted or crashed, that
+    trained nothing (no epochs, no batches), or whose weights are not finite leaves an older file as it was; the last
+    two fail with one line. The file appears whole or not at all, its place is tried before training starts, and no
+    other run can write it meanwhile. With weight averaging it holds the averaged weights.
+    The file says how its network is built, if that has a name: then it alone is enough for
+    ``ida-lightning predict --weights FILE --images FOLDER``.
 
     Args:
         path: file name, ending in ``.safetensors``; folders are made.
 
     Raises:
-        InputError: for another ending and, when a fit starts, for weights that such a file cannot hold.
+        InputError: for another ending; when fitting starts for weights that such a file cannot hold, and for a path
+            that cannot be written to or that another run writes; when it ends for a network that was not trained.
     """
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         if self.path.suffix != ".safetensors":
             raise InputError(f"path: expected a name that ends in .safetensors, got {path!r}")
+        self._lock: OutputLock | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Try the place and keep other runs from it, on one process."""
+        if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            writable_file("path", self.path)
+            self._lock = OutputLock("path", self.path).acquire()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check before the work that the network can be exported after it."""
@@ -43,9 +55,18 @@ class ExportCallback(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file on one process, if the fit was no trial."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         assert isinstance(pl_module, ClassifierBase)
+        if trainer.global_step == 0 or trainer.interrupted:
+            older = "the older file is as it was" if self.path.exists() else "nothing is written"
+            raise InputError(
+                f"path: expected a network that was trained to export to {self.path}, got one after "
+                f"{trainer.global_step} steps{' that was interrupted' if trainer.interrupted else ''}; {older}"
+            )
+        require_finite(pl_module.owner, pl_module.network)
+        if not trainer.is_global_zero:
+            return
         tensors = exportable(pl_module.network)
         facts = {
             "class_names": pl_module.class_names(),
@@ -56,3 +77,13 @@ class ExportCallback(L.Callback):
         with replacing(self.path) as unfinished:
             save_file(tensors, unfinished, metadata)
         rank_zero_info(f"exported: {self.path}")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let other runs write the file."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Let other runs write the file; Lightning leaves ``teardown`` out."""
+        self.teardown(trainer, pl_module, "fit")

@@ -15,7 +15,7 @@ from torch import Tensor
 from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.data_facts import DataFacts, facts_of
 from ida_lightning.errors import at_least
-from ida_lightning.files import replacing
+from ida_lightning.files import replacing, writable_file
 
 # What a spreadsheet takes for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -56,6 +56,12 @@ class PredictionsCallback(BasePredictionWriter):
         self.path = Path(path)
         self.top_k = at_least("top_k", top_k, 1)
         self._rows: list[_Row] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Try the place before anything is predicted."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "predict" and trainer.is_global_zero:
+            writable_file("predictions.path", self.path)
 
     def write_on_batch_end(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import ida_lightning.data
 import ida_lightning.methods
 import ida_lightning.modules  # noqa: F401
 from ida_lightning.callbacks import PredictionsCallback
+from ida_lightning.checkpoint_io import write_whole_checkpoints
 from ida_lightning.cli.messages import explain, one_line
 from ida_lightning.cli.parser import Parser
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 from ida_lightning.lightning_internals import BuildThenRun
 from ida_lightning.modules.short_names import spell_out
+from ida_lightning.run_checks import kept_outputs, require_weights
 
 # What schedulers count, in epochs or in steps; a run of twice the epochs has twice the steps.
 _IN_EPOCHS = {
@@ -114,6 +117,12 @@ class IDACLI(BuildThenRun, LightningCLI):
             help="How many times as long to train: multiplies trainer.max_epochs and what the schedule counts in "
             "epochs. The saved config of a run has the products, and 1 here.",
         )
+        parser.add_argument(
+            "--allow_untrained",
+            type=bool,
+            default=False,
+            help="Let validate, test and predict use a network whose weights are as they were drawn.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Read the arguments and apply ``epoch_factor``, once: what a resumed checkpoint adds has it already."""
@@ -159,6 +168,26 @@ class IDACLI(BuildThenRun, LightningCLI):
             if isinstance(error, InputError) or "Does not validate against any" not in str(error):
                 raise
             raise InputError(explain(str(error))) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the trainer; its checkpoints are whole or not there, unless a plugin for them was chosen."""
+        trainer = super().instantiate_trainer(**kwargs)
+        write_whole_checkpoints(trainer)
+        return trainer
+
+    def run(self) -> None:
+        """Run the subcommand on what was built; what can be known beforehand to fail does so before any work.
+
+        Raises:
+            InputError: for places that cannot be written to, checkpoints that another run writes, and a network to
+                evaluate whose weights come from nowhere.
+        """
+        evaluates = self.subcommand in ("validate", "test", "predict")
+        if evaluates:
+            require_weights(self.model, self.arguments.get("ckpt_path"), self.arguments.get("allow_untrained", False))
+        fits = self.subcommand == "fit"
+        with kept_outputs(self.trainer, fits) if evaluates or fits else nullcontext():
+            super().run()
 
     def read_checkpoint_config(self) -> None:
         """Check the checkpoint that is to be resumed or evaluated while reading it."""

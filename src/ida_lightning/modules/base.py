@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from ida_lightning.checkpoint_io import write_whole_checkpoints
 from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError, is_a, kind_of, positive
 from ida_lightning.lightning_internals import (
@@ -25,7 +26,7 @@ from ida_lightning.lightning_internals import (
 )
 from ida_lightning.models import ImageInput, describe, try_network
 from ida_lightning.models.recipe import KEY as RECIPE_KEY
-from ida_lightning.modules.evaluation import EvaluatedModule
+from ida_lightning.modules.evaluation import EvaluatedModule, require_finite
 from ida_lightning.modules.guards import FiniteRows, StepGuard
 from ida_lightning.modules.optimisation import make_optimizer, set_learning_rate
 from ida_lightning.modules.options import Optimisation, OptimizerCallable
@@ -106,6 +107,8 @@ class ClassifierBase(EvaluatedModule):
             InputError: for a strategy that splits the network.
         """
         trainer = attached_trainer(self)
+        if trainer is not None:
+            write_whole_checkpoints(trainer)
         if trainer is not None and isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
             raise InputError(
                 "strategy: expected one that keeps the whole network in every process, such as ddp, got "
@@ -180,7 +183,12 @@ class ClassifierBase(EvaluatedModule):
         return logs_this_step(self.trainer) or self.trainer.is_last_batch or shows_progress_bar(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write what goes in and what comes out beside the weights, so that a student can check it."""
+        """Write what goes in and what comes out beside the weights, so that a student can check it.
+
+        Raises:
+            InputError: for weights that are NaN or infinite, which replace no checkpoint.
+        """
+        require_finite(self.owner, self.network)
         checkpoint["class_names"] = self.class_names()
         checkpoint[RECIPE_KEY] = self.recipe()
         seen = self.image_input()

@@ -66,6 +66,7 @@ class ClassificationModule(ClassifierBase):
         left_out = "optimizer", "optimisation", "lr_scheduler", *(["model"] if isinstance(model, nn.Module) else [])
         self._save_plain_hyperparameters(plain, left_out)
         self.model = build_model(model, num_classes, in_channels, **check_args("model_args", model_args))
+        self.note_drawn(model, model_args)
 
     @property
     def network(self) -> nn.Module:

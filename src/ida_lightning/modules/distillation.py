@@ -121,6 +121,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         )
         self.input_shape = (in_channels, at_least("image_size", image_size, 1), image_size)
         self.student = build_model(student.network, num_classes, in_channels, **(student.args or {}))
+        self.note_drawn(student.network, student.args)
         self.temperature = loss.temperature
         self.soft_weight = loss.soft_weight
         self.hard_weight = loss.hard_weight

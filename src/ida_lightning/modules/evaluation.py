@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, cast
 
 import lightning as L
@@ -15,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.label_mix import LabelMix
-from ida_lightning.lightning_internals import attached_trainer
+from ida_lightning.lightning_internals import attached_trainer, configured_by_cli
 from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import check_logits, failure, logits_of
@@ -32,6 +33,7 @@ class EvaluatedModule(L.LightningModule, ABC):
 
     Attributes:
         owner: whose metrics these are: the first part of their names.
+        allow_untrained: evaluate a network whose weights are as they were drawn.
 
     Raises:
         InputError: for a subclass without ``owner``. One without ``network`` is a ``TypeError``, as with any abstract
@@ -54,6 +56,9 @@ class EvaluatedModule(L.LightningModule, ABC):
         self.test_acc = MulticlassAccuracy(num_classes, average="micro")
         self.val_nll = MeanMetric()
         self.test_nll = MeanMetric()
+        self.allow_untrained = False
+        self._drawn: list[int] | None = None
+        self._useless_rows: Tensor | None = None
 
     @property
     @abstractmethod
@@ -126,12 +131,89 @@ class EvaluatedModule(L.LightningModule, ABC):
     def predict_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """Compute class probabilities ``(batch, classes)``, float32."""
         batch = self.take_batch(batch)
-        return cast(Tensor, self(batch.inputs)).softmax(1, dtype=torch.float32)
+        logits = cast(Tensor, self(batch.inputs))
+        self._count_useless(logits)
+        return logits.softmax(1, dtype=torch.float32)
 
     def _update(self, accuracy: Metric, nll: Metric, batch: MixedBatch, batch_idx: int, loader: Any) -> int:
         batch = self.take_batch(batch)
-        update_metrics(accuracy, nll, self(batch.inputs), batch, rows_that_count(loader, batch_idx, len(batch.inputs)))
+        logits = self(batch.inputs)
+        self._count_useless(logits)
+        update_metrics(accuracy, nll, logits, batch, rows_that_count(loader, batch_idx, len(batch.inputs)))
         return len(batch.inputs)
+
+    def note_drawn(self, given: object, args: Mapping[str, Any] | None) -> None:
+        """Remember that the network has the weights that were drawn for it, unless they may come from somewhere.
+
+        They may where ``args`` load pretrained ones, and in a network that a user has built; in one that a config names
+        by its class they hardly do.
+
+        Args:
+            given: a timm name or a network.
+            args: of :func:`ida_lightning.models.build_model`.
+        """
+        loaded = any((args or {}).get(key) for key in ("pretrained", "checkpoint_path"))
+        drawn = isinstance(given, str) or configured_by_cli()
+        self._drawn = _versions(self.network) if drawn and not loaded else None
+
+    def require_weights(self) -> None:
+        """Check that the weights were trained or loaded, and are numbers.
+
+        Raises:
+            InputError: for weights as they were drawn, unless ``allow_untrained``, and for NaN and infinite ones.
+        """
+        if self._drawn is not None and self._drawn == _versions(self.network) and not self.allow_untrained:
+            raise InputError(
+                f"ckpt_path: expected a checkpoint, or a network that was trained or loaded before, got a {self.owner} "
+                "whose weights are as they were drawn; allow_untrained: true evaluates it"
+            )
+        require_finite(self.owner, self.network)
+
+    def _count_useless(self, logits: Tensor) -> None:
+        """Count the rows that have no probabilities; looked at when all batches are through, so nothing waits."""
+        count = (~torch.isfinite(logits.detach().float().logsumexp(1))).sum()
+        rows = torch.stack((count, torch.full_like(count, len(logits))))
+        self._useless_rows = rows if self._useless_rows is None else self._useless_rows + rows
+
+    def check_useless(self, raises: bool = True) -> None:
+        """Forget the rows counted since the last call, and raise for those without probabilities.
+
+        Args:
+            raises: False only forgets.
+
+        Raises:
+            InputError: if there are such rows.
+        """
+        counts, self._useless_rows = self._useless_rows, None
+        if counts is None or not raises:
+            return
+        useless, rows = counts.tolist()
+        if useless:
+            raise InputError(
+                f"{self.owner}: expected finite logits, got some that make no probabilities (NaN or infinity) in "
+                f"{useless} of {rows} rows"
+            )
+
+
+def _versions(network: nn.Module) -> list[int]:
+    """Return how often each parameter was written to: training a network changes that, and so does loading it."""
+    return [parameter._version for parameter in network.parameters()]
+
+
+def require_finite(name: str, network: nn.Module) -> None:
+    """Check that every parameter is finite and no buffer NaN (a mask may hold infinity). Waits for an accelerator.
+
+    Raises:
+        InputError: naming the first tensor that is not.
+    """
+    tensors = [(key, value.detach().isfinite()) for key, value in network.named_parameters()]
+    tensors += [(key, ~value.isnan()) for key, value in network.named_buffers() if value.is_floating_point()]
+    right = torch.stack([kind.all() for _, kind in tensors]).tolist() if tensors else []
+    wrong = [key for (key, _), good in zip(tensors, right, strict=True) if not good]
+    if wrong:
+        raise InputError(
+            f"{name}: expected finite weights, got NaN or infinity in {len(wrong)} of {len(right)}, {wrong[0]} first"
+        )
 
 
 def _check_one_loader(name: str, number: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from ida_lightning.errors import InputError, one_of
 from ida_lightning.files import replacing
 from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, logs_this_step
 from ida_lightning.mixing import MixedBatch
+from ida_lightning.modules.evaluation import require_finite
 from ida_lightning.supervision import Supervision
 
 if TYPE_CHECKING:
@@ -64,6 +66,33 @@ class StepGuard(L.Callback):
         """Check the teacher's logits in steps that log, where waiting for an accelerator costs nothing more."""
         if pl_module.finite_rows is not None and (logs_this_step(trainer) or trainer.is_last_batch):
             pl_module.finite_rows.check()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: ClassifierBase) -> None:  # type: ignore[override]
+        """Let no fit end well whose last step has spoiled the weights."""
+        require_finite(pl_module.owner, pl_module.network)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: ClassifierBase) -> None:  # type: ignore[override]
+        """Check the weights, unless this is a part of a fit, which may have just begun."""
+        pl_module.check_useless(raises=False)
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            pl_module.require_weights()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: ClassifierBase) -> None:  # type: ignore[override]
+        """Check that the weights are worth a test."""
+        pl_module.check_useless(raises=False)
+        pl_module.require_weights()
+
+    on_predict_start = on_test_start  # type: ignore[assignment]
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierBase) -> None:  # type: ignore[override]
+        """Check the logits; in a fit the loss tells."""
+        pl_module.check_useless(raises=trainer.state.fn == TrainerFn.VALIDATING)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierBase) -> None:  # type: ignore[override]
+        """Check the logits before anyone is told figures made of NaN."""
+        pl_module.check_useless()
+
+    on_predict_epoch_end = on_test_epoch_end  # type: ignore[assignment]
 
 
 class FiniteRows:
@@ -140,13 +169,17 @@ def check_loss(
         "supervision": None if supervision is None else _plain(supervision),
         "place": where,
     }
-    with replacing(path) as unfinished:
-        torch.save(content, unfinished)
+    try:
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
+            torch.save(content, file)
+        left = f"weights, batch and soft labels are in {path}"
+    except InputError as error:
+        left = f"weights, batch and soft labels are lost: {error}"
     rows = batch.index.tolist()
     shown = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
     raise InputError(
         f"loss: {float(loss)} at step {trainer.global_step} ({where}, process {trainer.global_rank}) on rows "
-        f"{shown}; weights, batch and soft labels are in {path}"
+        f"{shown}; {left}"
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ida_lightning.errors import InputError
+from ida_lightning.files import digest_of_file
 from ida_lightning.models import (
     ImageInput,
     build_model,
@@ -42,6 +43,7 @@ class FrozenTeacher:
     Attributes:
         network: the teacher, once prepared.
         fingerprint: of its weights, once prepared; see :func:`ida_lightning.models.fingerprint`.
+        file_sha256: of the weight file as it was when it was loaded, whatever lies there later.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class FrozenTeacher:
         self.compile_args = compile_args
         self.network: nn.Module | None = None
         self.fingerprint: str | None = None
+        self.file_sha256: str | None = None
         self._adapt: tuple[Tensor, Tensor, int] | None = None  # factor, shift, size
 
     def prepare(self, class_names: list[str] | None, image_input: ImageInput | None = None) -> None:
@@ -85,7 +88,13 @@ class FrozenTeacher:
                 "others; give a teacher_checkpoint that was trained on these classes"
             )
         if self.checkpoint is not None:
+            self.file_sha256 = digest_of_file(self.checkpoint)
             weights = load_weights(self.checkpoint, "teacher_checkpoint")
+            if digest_of_file(self.checkpoint) != self.file_sha256:
+                raise InputError(
+                    f"teacher_checkpoint: expected a finished file, got {self.checkpoint}, which another process has "
+                    "replaced while it was read"
+                )
             _check_classes(weights.class_names, class_names)
             put_weights(network, weights, self.checkpoint, "teacher_checkpoint")
             trained_on = weights.image_input

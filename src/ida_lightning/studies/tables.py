@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,16 @@ def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def run_id(*contents: Any) -> str:
+    """Return a mark of results, the same for the same ones: it stands in every file that was made of them.
+
+    Example:
+        >>> run_id({"accuracy": 0.5}) == run_id({"accuracy": 0.5}), run_id(0.5) == run_id(0.25)
+        (True, False)
+    """
+    return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -225,10 +225,14 @@ def test_the_four_files_agree_and_the_page_needs_nothing_else(capsys):
     assert (verdict["code"], content["configured"]["space"]) == ("worth_comparing", "probabilities")
     with (OUT / "audit.csv").open() as file:
         lines = list(csv.DictReader(file))
+    run = content["run"]
+    assert [line.pop("run") for line in lines] == [run] * len(lines)
     assert [{**line, "value": float(line["value"]), "rows": int(line["rows"])} for line in lines] == content[
         "measurements"
     ]
     page = (OUT / "audit.html").read_text()
+    assert f"all of run {run}" in page
+    assert f"Run {run}".encode() in (OUT / "audit.png").read_bytes()
     tags = Tags()
     tags.feed(page)
     tags.close()

@@ -24,8 +24,8 @@ _RATES = {
 }
 
 
-def write_page(report: Report, verdict: Verdict, picture: bytes) -> str:
-    """Return the page; ``picture`` is a PNG file."""
+def write_page(report: Report, verdict: Verdict, picture: bytes, run: str) -> str:
+    """Return the page; ``picture`` is a PNG file, ``run`` the mark of the files that belong together."""
     corrections = {
         (name, temperature): f"{name}, T = {temperature:g}"
         for temperature in dict.fromkeys((report.configured.temperature, 1.0))
@@ -52,6 +52,7 @@ def write_page(report: Report, verdict: Verdict, picture: bytes) -> str:
         report=report,
         verdict=verdict,
         picture=base64.b64encode(picture).decode(),
+        run=run,
         titles=list(_RATES.values()),
         rates=rates,
         corrections=corrections,

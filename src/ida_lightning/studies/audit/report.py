@@ -150,9 +150,9 @@ class Report:
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
-    def csv(self) -> str:
-        """Return the measurements as CSV, one a line."""
-        return csv_table([m._asdict() for m in (*self.measurements, *self.stddevs)])
+    def csv(self, run: str) -> str:
+        """Return the measurements as CSV, one a line, each with the run that it is of."""
+        return csv_table([{**m._asdict(), "run": run} for m in (*self.measurements, *self.stddevs)])
 
 
 def bins(rows: Rows) -> dict[str, np.ndarray]:

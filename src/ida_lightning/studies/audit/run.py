@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ida_lightning.data import MixingDataModule
 from ida_lightning.errors import InputError, at_least
-from ida_lightning.files import replacing
+from ida_lightning.files import replacing_set, writable_folder
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.lightning_internals import in_precision, move_to_device, with_progress_bar
+from ida_lightning.locks import OutputLock
 from ida_lightning.methods import (
     AddedTermCallback,
     AuthorsIsotonicCallback,
@@ -38,6 +39,7 @@ from ida_lightning.studies.audit.page import write_page
 from ida_lightning.studies.audit.report import Configured, Report, summarise, worst_pairs
 from ida_lightning.studies.audit.verdict import Verdict, judge
 from ida_lightning.studies.stddev import agreement_with_paper, measure_stddev
+from ida_lightning.studies.tables import run_id
 
 _PACKAGES = ("ida-lightning", "torch", "lightning", "timm", "numpy")
 
@@ -94,9 +96,11 @@ def audit(
         return None
     if trainer.world_size > 1:
         rank_zero_info(f"audit: one process looks, the other {trainer.world_size - 1} are not needed")
-    report = measure_teacher(trainer, model, datamodule, batches, stddev_batches, student_checkpoint, config)
-    verdict = judge(report)
-    write_files(report, verdict, Path(out))
+    writable_folder("out", out)
+    with OutputLock("out", out):
+        report = measure_teacher(trainer, model, datamodule, batches, stddev_batches, student_checkpoint, config)
+        verdict = judge(report)
+        write_files(report, verdict, Path(out))
     print(message(report, verdict, Path(out)))  # noqa: T201
     return report, verdict
 
@@ -216,18 +220,22 @@ def _selection(trainer: L.Trainer, model: DistillationModule, data: MixingDataMo
 
 
 def write_files(report: Report, verdict: Verdict, folder: Path) -> None:
-    """Write ``audit.json``, ``audit.csv``, ``audit.png`` and ``audit.html``."""
-    picture = io.BytesIO()
-    draw(report, verdict).savefig(picture, format="png", dpi=110, metadata={"Software": None})
+    """Write ``audit.json``, ``audit.csv``, ``audit.png`` and ``audit.html`` as one result, with its mark in each."""
+    run = run_id({key: value for key, value in report.facts.items() if key != "date"}, report.csv(""), verdict.code)
+    buffer = io.BytesIO()
+    draw(report, verdict).savefig(
+        buffer, format="png", dpi=110, metadata={"Software": None, "Description": f"Run {run}"}
+    )
+    picture = buffer.getvalue()
     files = {
-        "audit.json": report.json(verdict=verdict._asdict()).encode(),
-        "audit.csv": report.csv().encode(),
-        "audit.png": picture.getvalue(),
-        "audit.html": write_page(report, verdict, picture.getvalue()).encode(),
+        "audit.json": report.json(run=run, verdict=verdict._asdict()).encode(),
+        "audit.csv": report.csv(run).encode(),
+        "audit.png": picture,
+        "audit.html": write_page(report, verdict, picture, run).encode(),
     }
-    for name, content in files.items():
-        with replacing(folder / name) as unfinished:
-            unfinished.write_bytes(content)
+    with replacing_set(folder, files) as unfinished:
+        for name, content in files.items():
+            (unfinished / name).write_bytes(content)
 
 
 def message(report: Report, verdict: Verdict, folder: Path) -> str:

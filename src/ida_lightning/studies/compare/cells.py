@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 from ida_lightning.cli import read_fit_config
 from ida_lightning.errors import InputError
+from ida_lightning.files import digest_of_file
 from ida_lightning.studies.compare.settings import Settings
 
 Result = dict[str, Any]
 # One run is one process on one device; how it is watched changes no result and is set by run.py.
 _ONE_DEVICE = {"trainer": {"devices": 1, "num_nodes": 1}}
+_OTHER_COMMANDS = ("allow_untrained",)  # of evaluation
 _WATCHING = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
 
 
@@ -45,23 +47,33 @@ class Cell(NamedTuple):
         return f"{self.method}, seed {self.seed}"
 
     def last_result(self) -> Result | None:
-        """Read what the cell left when it last finished, with whatever config; None if it never did."""
+        """Read what the cell left when it last finished, with whatever config; None if there is nothing usable."""
+        return self._read()[0]
+
+    def _read(self) -> tuple[Result | None, str | None]:
+        """Return the last result and None, or None and what is wrong with the file, if there is one."""
         path = self.folder / "cell.json"
-        return dict(json.loads(path.read_text())) if path.is_file() else None
+        if not path.is_file():
+            return None, None
+        try:
+            return check_result(json.loads(path.read_bytes(), parse_constant=_refuse), self.method, self.seed), None
+        except (ValueError, RecursionError, OSError) as error:
+            reason = "no JSON" if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) else str(error)
+            return None, f"{path} is damaged ({reason})"
 
     def change(self) -> str | None:
-        """Say what makes the last result one of another comparison; None if it is of this one, or there is none."""
-        result = self.last_result()
+        """Say why the last result is none of this comparison; None if it is, or if there is none."""
+        result, damage = self._read()
         if result is None:
-            return None
+            return damage
         if result["config_sha256"] != self.digest:
             before, now = _flat(_decisive(result["config"])), _flat(_decisive(self.config))
             key, *more = [key for key in {**before, **now} if before.get(key) != now.get(key)] or ["config"]
             others = f" and {len(more)} more" if more else ""
-            return f"{key} was {before.get(key)!r}, is {now.get(key)!r}{others}"
-        teacher = digest_of_file(self.teacher)
+            return f"its config has changed: {key} was {before.get(key)!r}, is {now.get(key)!r}{others}"
+        teacher = _digest_of(self.teacher)
         if teacher is not None and result["teacher_sha256"] != teacher:
-            return f"the teacher's weights {self.teacher} are others"
+            return f"its config has changed: the teacher's weights {self.teacher} are others"
         return None
 
     def result(self) -> Result | None:
@@ -129,21 +141,62 @@ def exported_by(fit: str) -> str:
     raise InputError(f"teacher: expected a fit config with an ExportCallback, got none in {fit}")
 
 
-def digest_of_file(path: str | None) -> str | None:
-    """Return the SHA-256 of a weight file; None if there is none."""
+def check_result(content: Any, method: str, seed: int) -> Result:
+    """Return what a ``cell.json`` holds, which must be the figures of this method and seed.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("no mapping")
+    texts = {"method": str, "seed": int, "config_sha256": str, "config": dict, "logged": dict, "device": str}
+    for key, kind in {**texts, "last": dict, "best": dict, "steps": int, "seconds": (int, float)}.items():
+        if not isinstance(content.get(key), kind):  # type: ignore[arg-type]
+            raise ValueError(f"no {key}")
+    if (content["method"], content["seed"]) != (method, seed):
+        raise ValueError(f"of {content['method']}, seed {content['seed']}")
+    if not isinstance(content["config"].get("trainer"), dict):
+        raise ValueError("no config.trainer")
+    for key in ("seconds_per_step", "initial_weights", "teacher_sha256"):
+        if key not in content:
+            raise ValueError(f"no {key}")
+    for weights in ("last", "best"):
+        for key in _FIGURES:
+            value = content[weights].get(key)
+            if value is None and key in _CAN_BE_MISSING and key in content[weights]:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+                raise ValueError(f"{weights}.{key} is {value!r}")
+            if key.endswith(("_acc", "_ece", "_ece_scaled", "agreement")) and value > 1:
+                raise ValueError(f"{weights}.{key} is {value!r}")
+    return content
+
+
+_CAN_BE_MISSING = ("test_nll_scaled", "test_ece_scaled", "temperature", "agreement", "teacher_kl")
+_FIGURES = (*(f"{split}_{name}" for split in ("val", "test") for name in ("acc", "nll", "ece")), *_CAN_BE_MISSING)
+
+
+def _digest_of(path: str | None) -> str | None:
+    """Return the SHA-256 of a file, which every cell of a comparison asks for; None if there is none."""
     if not path or not Path(path).is_file():
         return None
-    return _digest_of_version(path, Path(path).stat().st_mtime_ns)
+    state = Path(path).stat()
+    return _digest_of_version(path, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 @cache
-def _digest_of_version(path: str, time: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _digest_of_version(path: str, *version: int) -> str | None:
+    return digest_of_file(path)
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"it holds {constant}")
 
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of a fit config that decide about its results."""
-    return {**config, "trainer": {key: value for key, value in config["trainer"].items() if key not in _WATCHING}}
+    rest = {key: value for key, value in config.items() if key not in _OTHER_COMMANDS}
+    return {**rest, "trainer": {key: value for key, value in config["trainer"].items() if key not in _WATCHING}}
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

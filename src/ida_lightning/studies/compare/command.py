@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from ida_lightning.errors import InputError
-from ida_lightning.files import replacing
+from ida_lightning.files import replacing_set, writable_folder
+from ida_lightning.locks import OutputLock
 from ida_lightning.studies.compare.cells import Cell, Result, exported_by, make_cells
 from ida_lightning.studies.compare.picture import plot_curves, plot_differences
 from ida_lightning.studies.compare.report import results_csv, summary, summary_csv
 from ida_lightning.studies.compare.schedule import run_cells, train_teacher
 from ida_lightning.studies.compare.settings import Settings, read_arguments
-from ida_lightning.studies.console import print_line, quiet
+from ida_lightning.studies.console import ended_by_sigterm, print_line, quiet
+from ida_lightning.studies.tables import run_id
+
+_PATIENCE = 30  # seconds that another process may take to write its tables
 
 
 def compare(args: Sequence[str]) -> int:
@@ -32,20 +37,23 @@ def compare(args: Sequence[str]) -> int:
         InputError: for a file or arguments that cannot be used; nothing was run then.
     """
     settings, only_summarise = read_arguments(args)
+    writable_folder("output", settings.output)
     failed: dict[str, str] = {}
-    with quiet(settings.threads):
+    # Making the tables takes a moment and may be done while another process runs cells.
+    lock = nullcontext() if only_summarise else OutputLock("output", settings.output)
+    with lock, ended_by_sigterm(), quiet(settings.threads):
         cells = make_cells(settings)
         if not only_summarise:
             _require_teachers(cells, settings)
         for cell in cells:
             if change := cell.change():
                 consequence = "left out" if only_summarise else "runs again"
-                print_line(f"{cell.name}: {consequence}, its config has changed: {change}")
+                print_line(f"{cell.name}: {consequence}, {change}")
         if not only_summarise:
             failed = run_cells(cells, settings)
-    results = [result for cell in cells if (result := cell.result()) is not None]
-    if results:
-        _write_report(results, settings)
+        results = [result for cell in cells if (result := cell.result()) is not None]
+        if results:
+            _write_report(results, settings)
     missing = len(cells) - len(results) - len(failed)
     if missing:
         print_line(f"\nNot finished: {missing} of {len(cells)} cells.")
@@ -73,17 +81,20 @@ def _require_teachers(cells: Sequence[Cell], settings: Settings) -> None:
 
 
 def _write_report(results: Sequence[Result], settings: Settings) -> None:
-    folder, text = Path(settings.output), summary(results, settings)
+    """Write tables and pictures as one result, each with its number, which tells the figures that they are of."""
+    folder, text, run = Path(settings.output), summary(results, settings), run_id(results, settings._asdict())
     tables = {
-        "summary.md": text + "\n",
-        "summary.csv": summary_csv(results, settings),
-        "results.csv": results_csv(results),
+        "summary.md": f"{text}\n\nRun {run}, as results.csv and the pictures.\n",
+        "summary.csv": summary_csv(results, settings, run),
+        "results.csv": results_csv(results, run),
     }
-    for name, content in tables.items():
-        with replacing(folder / name) as unfinished:
-            unfinished.write_text(content)
     pictures = {"differences.png": plot_differences} | ({"curves.png": plot_curves} if settings.curves else {})
-    for name, plot in pictures.items():
-        with replacing(folder / name) as unfinished:
-            plot(results, settings).savefig(unfinished, dpi=110)
+    with (
+        OutputLock("output", folder / "tables").acquire(_PATIENCE),
+        replacing_set(folder, (*tables, "differences.png", "curves.png")) as unfinished,
+    ):
+        for name, content in tables.items():
+            (unfinished / name).write_text(content)
+        for name, plot in pictures.items():
+            plot(results, settings).savefig(unfinished / name, dpi=110, metadata={"Description": f"Run {run}"})
     print_line(f"\n{text}\n\nTables: {folder}/{', '.join(tables)}\nPictures: {', '.join(pictures)}")

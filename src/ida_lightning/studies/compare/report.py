@@ -23,8 +23,8 @@ from ida_lightning.studies.tables import csv_table, markdown_table
 _NAMES = {"best": "the best epoch on validation", "last": "the last epoch"}
 
 
-def results_csv(results: Sequence[Result]) -> str:
-    """Return ``results.csv``: a row per cell, with every figure of both weights and what training logged."""
+def results_csv(results: Sequence[Result], run: str) -> str:
+    """Return ``results.csv``: a row per cell, with every figure of both weights, what training logged, and ``run``."""
     rows = []
     for result in results:
         row = {key: result[key] for key in ("method", "seed")}
@@ -33,12 +33,12 @@ def results_csv(results: Sequence[Result]) -> str:
         row |= {key.removeprefix("train/"): value for key, value in result["logged"].items()}
         row |= {key: result[key] for key in ("steps", "seconds_per_step", "seconds", "device")}
         row |= {key: (result[key] or "")[:12] for key in ("initial_weights", "teacher_sha256", "config_sha256")}
-        rows.append(row)
+        rows.append(row | {"run": run})
     return csv_table(rows)
 
 
-def summary_csv(results: Sequence[Result], settings: Settings) -> str:
-    """Return ``summary.csv``: a row per weights, figure and method, unscaled."""
+def summary_csv(results: Sequence[Result], settings: Settings, run: str) -> str:
+    """Return ``summary.csv``: a row per weights, figure and method, unscaled, with the ``run`` it is of."""
     rows = []
     for (weights, metric, method), (level, difference) in outcomes(results, settings).items():
         if level is None or (metric is TIME and weights == "best"):  # a step takes as long whatever is kept of it
@@ -46,7 +46,7 @@ def summary_csv(results: Sequence[Result], settings: Settings) -> str:
         row: dict[str, Any] = {"weights": weights, "metric": metric.key, "method": method}
         row |= {"seeds": level.seeds, "mean": level.mean, "std": level.std}
         pairs, mean, _, low, high = difference or (None,) * 5
-        rows.append(row | {"pairs": pairs, "difference": mean, "low": low, "high": high})
+        rows.append(row | {"pairs": pairs, "difference": mean, "low": low, "high": high, "run": run})
     return csv_table(rows)
 
 

@@ -17,10 +17,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ida_lightning.callbacks import CheckpointCallback, ExportCallback, StepTimer
 from ida_lightning.cli import IDACLI, one_line
 from ida_lightning.errors import InputError
-from ida_lightning.files import replacing
+from ida_lightning.files import digest_of_file, replacing
+from ida_lightning.locks import OutputLock
 from ida_lightning.models import fingerprint
+from ida_lightning.modules import DistillationModule
 from ida_lightning.modules.base import ClassifierBase
-from ida_lightning.studies.compare.cells import Cell, digest_of_file
+from ida_lightning.studies.compare.cells import Cell
 from ida_lightning.studies.compare.scores import evaluate
 
 # Written while a cell runs and not the figures of an earlier run, which stay until there are newer ones.
@@ -33,6 +35,14 @@ def attempt(cell: Cell) -> str | None:
     Returns:
         What went wrong, in one line.
     """
+    try:
+        with OutputLock("cell", cell.folder):
+            return _attempt(cell)
+    except InputError as error:  # another process is at it
+        return one_line(str(error))
+
+
+def _attempt(cell: Cell) -> str | None:
     for path in cell.folder.iterdir() if cell.folder.is_dir() else ():
         if path.is_dir():
             shutil.rmtree(path)
@@ -59,6 +69,8 @@ def run_cell(cell: Cell) -> None:
     if not isinstance(module, ClassifierBase):
         kind = type(module).__name__
         raise InputError(f"model: expected a module of one network, such as DistillationModule, got {kind}")
+    # In case that no DistillationModule says what it has loaded.
+    teacher_file = digest_of_file(cell.teacher) if cell.teacher else None
     initial_weights = fingerprint(module.network)
     timer = StepTimer()
     checkpoint = CheckpointCallback(cell.folder / "weights", f"{module.owner}/val_acc", save_weights_only=True)
@@ -91,7 +103,8 @@ def run_cell(cell: Cell) -> None:
         "device": device,
         "versions": {"torch": torch.__version__, "lightning": L.__version__},
         "initial_weights": initial_weights,
-        "teacher_sha256": digest_of_file(cell.teacher),
+        "teacher_sha256": _teacher_file(module, teacher_file),
+        "teacher_fingerprint": module.teacher.fingerprint if isinstance(module, DistillationModule) else None,
         "config_sha256": cell.digest,
         "config": cell.config,
     }
@@ -99,6 +112,13 @@ def run_cell(cell: Cell) -> None:
         shutil.rmtree(cell.folder / "weights")
     with replacing(cell.folder / "cell.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _teacher_file(module: ClassifierBase, before: str | None) -> str | None:
+    """Return the hash of the file that the teacher was loaded from, as it was then."""
+    if isinstance(module, DistillationModule) and module.teacher.file_sha256 is not None:
+        return module.teacher.file_sha256
+    return before
 
 
 def _watched(cell: Cell) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +14,14 @@ from time import perf_counter
 from typing import Any
 
 from ida_lightning.cli import IDACLI
+from ida_lightning.errors import InputError
+from ida_lightning.lightning_internals import Terminated
 from ida_lightning.studies.compare.cells import Cell
 from ida_lightning.studies.compare.run import attempt
 from ida_lightning.studies.compare.settings import Settings
 from ida_lightning.studies.console import duration, print_line, quiet
+
+_TERMINATED = 128 + signal.SIGTERM
 
 
 def train_teacher(fit: str, settings: Settings) -> None:
@@ -24,12 +29,26 @@ def train_teacher(fit: str, settings: Settings) -> None:
     if settings.jobs == 1 and not settings.devices:
         IDACLI(["fit", "--config", fit]).run()
     else:
-        _start(_fit, (fit, settings.threads), settings.devices[0] if settings.devices else None).join()
+        process = _start(_fit, (fit, settings.threads), settings.devices[0] if settings.devices else None)
+        try:
+            process.join()
+        finally:
+            process.terminate()
+            process.join()
+        if process.exitcode:
+            raise InputError(f"teacher: {fit} {_ending(process.exitcode)}")
 
 
 def _fit(fit: str, threads: int | None) -> None:
-    with quiet(threads):
-        IDACLI(["fit", "--config", fit]).run()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        with quiet(threads):
+            IDACLI(["fit", "--config", fit]).run()
+    except Terminated:
+        sys.exit(_TERMINATED)
+    except InputError as error:
+        print_line(f"teacher: {error}")
+        sys.exit(1)
 
 
 def run_cells(cells: Sequence[Cell], settings: Settings) -> dict[str, str]:
@@ -50,9 +69,9 @@ def run_cells(cells: Sequence[Cell], settings: Settings) -> dict[str, str]:
     endings = _in_processes(waiting, settings) if side_by_side else ((cell, attempt(cell)) for cell in waiting)
     for done, (cell, error) in enumerate(endings, start=1):
         result = cell.last_result() if error is None else None
-        text = f"failed: {error}"
         if result is None:
-            failed[cell.name] = str(error)
+            error = error or f"it left no usable {cell.folder / 'cell.json'}"
+            failed[cell.name], text = error, f"failed: {error}"
         else:
             best, last = (result[weights]["test_acc"] for weights in ("best", "last"))
             text = f"test accuracy {best:.1%} (best epoch), {last:.1%} (last), {result['seconds']:.0f} s"
@@ -107,10 +126,13 @@ def _run_apart(cell: Cell, threads: int) -> None:
     with (cell.folder / "log.txt").open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        with quiet(threads):
-            failed = attempt(cell) is not None
+        try:
+            with quiet(threads):
+                code = int(attempt(cell) is not None)
+        except Terminated:
+            code = _TERMINATED
         sys.stdout.flush()
-    sys.exit(failed)
+    sys.exit(code)
 
 
 def _end_with_parent() -> None:
@@ -124,5 +146,14 @@ def _end_with_parent() -> None:
 def _reason(cell: Cell, code: int | None) -> str:
     error = cell.folder / "error.txt"
     if error.is_file():
-        return error.read_text().strip().splitlines()[-1]
-    return f"its process ended with {code}; see {cell.folder / 'log.txt'}"
+        return ["", *error.read_text().strip().splitlines()][-1]
+    log = cell.folder / "log.txt"
+    return _ending(code) + (f"; see {log}" if log.is_file() else "")
+
+
+def _ending(code: int | None) -> str:
+    """Say how a process ended: by a signal (some tell it by 128 and its number), or with a code."""
+    number = -code if code is not None and code < 0 else (code or 0) - 128
+    if number in {member.value for member in signal.Signals}:
+        return f"was ended by {signal.Signals(number).name}"
+    return f"ended with {code}"
