@@ -1,6 +1,7 @@
 from .adapters import as_mixed_batch as as_mixed_batch
 from .augment import Augmentation as Augmentation
 from .callbacks import CheckpointCallback as CheckpointCallback
+from .callbacks import EMACallback as EMACallback
 from .callbacks import ExportCallback as ExportCallback
 from .callbacks import PanelCallback as PanelCallback
 from .callbacks import PredictionsCallback as PredictionsCallback
