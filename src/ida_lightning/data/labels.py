@@ -74,10 +74,10 @@ def classes_counted(labels: Tensor) -> int:
         InputError: for labels below 0, a class without images, and a single class.
 
     Example:
-        >>> classes_counted(torch.tensor([1, 2, 3]))
+        >>> classes_counted(torch.tensor([1, 2, 3]))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ida_lightning.errors.InputError: labels: expected 0 ... 3, each of them, got none of 0; if right, give class_names
+        ida_lightning.errors.InputError: labels: expected 0 ... 3, each of them, got none of 0; if right, ...
     """
     not_negative(labels)
     counts = labels.bincount()
