@@ -108,7 +108,7 @@ def test_a_process_that_lost_the_others_says_so_in_one_line(monkeypatch, capsys)
     assert line == "ida-lightning: process 1 ends because another one has ended, which says why"
 
 
-def test_what_a_trainer_raises_at_sigterm_counts_as_success_elsewhere():
+def test_what_a_trainer_raises_at_sigterm():
     assert issubclass(Terminated, SystemExit)
     assert Terminated().code is None, "a reason for main() less, if this has changed"
 
