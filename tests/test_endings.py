@@ -12,11 +12,16 @@ import torch.distributed as dist
 import yaml
 from lightning.pytorch.callbacks import Callback
 
+from ida_lightning import InputError
 from ida_lightning import __main__ as command
 from ida_lightning.lightning_internals import Terminated
 from ida_lightning.locks import OutputLock
+from ida_lightning.modules import ClassificationModule
+from ida_lightning.modules.guards import check_loss
 from ida_lightning.studies.console import ended_by_sigterm
 from tests.helpers.audits import complaint_of
+from tests.helpers.networks import TinyNet
+from tests.helpers.trainers import trainer
 
 NETWORK = {"class_path": "ClassificationModule", "init_args": {"model": "test_resnet"}}
 DATA = {"class_path": "tests.helpers.data.BlobsDataModule", "init_args": {"batch_size": 16}}
@@ -129,12 +134,6 @@ def test_two_processes_end_with_143():
 
 
 def test_a_dump_without_a_place_still_names_the_loss(tmp_path, blobs):
-    from ida_lightning import InputError
-    from ida_lightning.modules import ClassificationModule
-    from ida_lightning.modules.guards import check_loss
-    from tests.helpers.networks import TinyNet
-    from tests.helpers.trainers import trainer
-
     (tmp_path / "file").touch()
     run = trainer(tmp_path / "file")
     blobs.setup("fit")

@@ -36,7 +36,9 @@ def test_labels_that_would_lose_something_are_refused(labels, message):
         data_of(labels)
 
 
-@pytest.mark.parametrize("kind", [int, float, np.int32, np.float32, np.uint8, torch.tensor, bool], ids=str)
+@pytest.mark.parametrize(
+    "kind", [int, float, np.int32, np.float32, np.uint8, torch.tensor, bool], ids=lambda kind: kind.__name__
+)
 def test_whole_numbers_of_any_kind_are_labels(kind):
     data = data_of([kind(0), kind(1)])
     data.setup("fit")
