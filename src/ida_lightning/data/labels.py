@@ -77,7 +77,7 @@ def classes_counted(labels: Tensor) -> int:
         >>> classes_counted(torch.tensor([1, 2, 3]))
         Traceback (most recent call last):
         ...
-        ida_lightning.errors.InputError: labels: expected 0 ... 3, each of them, got none of 0; if right, give class_names
+        ida_lightning.errors.InputError: labels: expected 0 ... 3, each of them, got none of 0; if right, ...
     """
     not_negative(labels)
     counts = labels.bincount()
