@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 from ida_lightning.errors import InputError, at_least, float_matrix, floats_like, is_tensor, kind_of
 from ida_lightning.label_mix import LabelMix, check_label_mix
+from ida_lightning.texts import printable
 
 _HARD, _TEACHER, _CORRECTED = "#c8c8c8", "#d1495b", "#00798c"
 _LINE, _NAME, _PARTS = 34, 18, 4  # letters of a title's line and of a class name, classes that a title counts up
@@ -59,10 +61,11 @@ def plot_corrections(
     images, soft_labels, corrected = (tensor.detach().float().cpu() for tensor in (images, soft_labels, corrected))
     label_mix = LabelMix(label_mix.labels.cpu(), label_mix.weights.cpu())
     rows, classes = soft_labels.shape
+    class_names = [printable(str(name)) for name in class_names]
     order = label_mix.order()
     hard = label_mix.dense(classes)
     figure = Figure(figsize=(2.9 * rows, 4.9), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(printable(title), fontsize=12)
     axes = figure.subplots(2, rows, squeeze=False, height_ratios=(1.0, 1.15))
     most = torch.maximum(soft_labels, corrected)
     top = 1.05 * max(float(most.max()), float(hard.max()))
@@ -90,7 +93,7 @@ def plot_corrections(
             bars.set_yticklabels([])
     handles, legend = axes[1, 0].get_legend_handles_labels()
     figure.legend(handles, legend, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
-    return figure
+    return plain_text(figure)
 
 
 def _with_others(mix_classes: list[int], values: Tensor, others: int) -> list[int]:
@@ -108,10 +111,18 @@ def _one_title(parts: list[str]) -> str:
 
 
 def shortened(name: str, letters: int) -> str:
-    r"""Return a class name of at most so many letters for a picture, where a dollar would start a formula.
+    """Return a class name of at most so many letters for a picture.
 
     Example:
-        >>> print(shortened("dog", 14), shortened("$dog$", 4))
-        dog \$do…
+        >>> shortened("dog", 14), shortened("$dog$", 4)
+        ('dog', '$do…')
     """
-    return (name if len(name) <= letters else name[: letters - 1] + "…").replace("$", r"\$")
+    name = printable(name)
+    return name if len(name) <= letters else name[: letters - 1] + "…"
+
+
+def plain_text(figure: Figure) -> Figure:
+    """Return ``figure``, none of whose texts is a formula: class names may hold dollars."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    return figure

@@ -16,9 +16,7 @@ from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.data_facts import DataFacts, facts_of
 from ida_lightning.errors import at_least
 from ida_lightning.files import replacing, writable_file
-
-# What a spreadsheet takes for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+from ida_lightning.texts import csv_text
 
 
 @runtime_checkable
@@ -107,7 +105,7 @@ def _table(rows: list[_Row], facts: DataFacts) -> Iterator[list[Any]]:
     source = splits.get("predict", splits.get("test"))
 
     def name_of(label: int) -> str:
-        return _plain(names[label]) if names and label >= 0 else ""
+        return csv_text(names[label]) if names and label >= 0 else ""
 
     further = range(2, 1 + max((len(row.classes) for row in rows), default=1))
     more = [f"{what}_{rank}" for rank in further for what in ("class", "name", "probability")]
@@ -119,8 +117,4 @@ def _table(rows: list[_Row], facts: DataFacts) -> Iterator[list[Any]]:
             for label, probability in zip(row.classes, row.probabilities, strict=True)
         )
         true = [row.label if row.label >= 0 else "", name_of(row.label)]
-        yield [row.number, *first, _plain(file or ""), *true, *(value for other in others for value in other)]
-
-
-def _plain(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
+        yield [row.number, *first, csv_text(file or ""), *true, *(value for other in others for value in other)]

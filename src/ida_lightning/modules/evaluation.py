@@ -86,9 +86,9 @@ class EvaluatedModule(L.LightningModule, ABC):
         self._has_answered = True
         return check_logits(logits, len(images), self.num_classes, self.owner)
 
-    def take_batch(self, batch: object) -> MixedBatch:
+    def take_batch(self, batch: object, labelled: bool = True) -> MixedBatch:
         """Return a batch of any loader as a :class:`MixedBatch`, checked; see :class:`BatchIntake`."""
-        return self.intake.take(batch, next((p.dtype for p in self.network.parameters()), None))
+        return self.intake.take(batch, next((p.dtype for p in self.network.parameters()), None), labelled)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Log a value as Lightning does; with ``Trainer(barebones=True)`` nothing, where Lightning warns every time."""
@@ -130,7 +130,7 @@ class EvaluatedModule(L.LightningModule, ABC):
 
     def predict_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """Compute class probabilities ``(batch, classes)``, float32."""
-        batch = self.take_batch(batch)
+        batch = self.take_batch(batch, labelled=False)
         logits = cast(Tensor, self(batch.inputs))
         self._count_useless(logits)
         return logits.softmax(1, dtype=torch.float32)

@@ -32,12 +32,13 @@ class BatchIntake:
         self.num_classes = num_classes
         self._wrong: Tensor | None = None  # labels out of range, rows that are no shares
 
-    def take(self, batch: object, dtype: torch.dtype | None = None) -> MixedBatch:
+    def take(self, batch: object, dtype: torch.dtype | None = None, labelled: bool = True) -> MixedBatch:
         """Return a batch as a :class:`MixedBatch` that a network can be given.
 
         Args:
             batch: see :func:`ida_lightning.as_mixed_batch`.
             dtype: of the network's weights: inputs in float64 are converted to it.
+            labelled: whether the labels of a MixedBatch are known, and so checked.
 
         Raises:
             InputError: for a batch of another structure, inputs that are not floating point and, on the CPU, labels
@@ -55,7 +56,7 @@ class BatchIntake:
             if inputs.dtype == torch.float64 and dtype is not None:
                 mixed = mixed._replace(inputs=inputs.to(dtype))
         if can_look(labels):
-            if not foreign:
+            if labelled and not foreign:
                 labels_in_range("batch: labels", labels, self.num_classes)
         elif foreign:
             mixed = self._make_safe(mixed, images_and_targets(batch)[1])

@@ -9,9 +9,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ida_lightning.texts import csv_text, markdown_text
+
 
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
     r"""Return the content of a CSV file with a column for every key; what is missing or None is an empty cell.
+
+    Cells of text that a spreadsheet would compute begin with an apostrophe.
 
     Example:
         >>> csv_table([{"name": "a", "value": 0.5}, {"name": "b", "note": "of, late"}])
@@ -20,7 +24,8 @@ def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    plain = ({key: csv_text(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows)
+    writer.writerows(plain)
     return text.getvalue()
 
 
@@ -35,12 +40,13 @@ def run_id(*contents: Any) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table whose columns are aligned in the source too.
+    """Return the lines of a Markdown table whose columns are aligned in the source too; cells are plain text.
 
     Example:
         >>> markdown_table(["name", "value"], [["a", "0.5"]])
         ['| name | value |', '|------|-------|', '| a    | 0.5   |']
     """
+    rows = [[markdown_text(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

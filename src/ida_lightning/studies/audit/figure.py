@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ida_lightning.plots import shortened
+from ida_lightning.plots import plain_text, shortened
 from ida_lightning.studies.audit.measure import SPACES, corrected_name
 from ida_lightning.studies.audit.report import Report
 from ida_lightning.studies.audit.verdict import CLEARLY, HARDLY, Verdict
@@ -43,7 +43,7 @@ def draw(report: Report, verdict: Verdict) -> Figure:
     for ax in figure.axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=9)
-    return figure
+    return plain_text(figure)
 
 
 def _by_mixing(

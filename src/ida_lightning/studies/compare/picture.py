@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ida_lightning.plots import plain_text
 from ida_lightning.studies.compare.cells import Result
 from ida_lightning.studies.compare.estimates import METRICS, Estimate, Metric, outcomes
 from ida_lightning.studies.compare.settings import Settings
@@ -25,7 +26,7 @@ def plot_differences(results: Sequence[Result], settings: Settings) -> Figure:
     figure = Figure(figsize=(3.2 * len(METRICS), 1.6 + 0.42 * len(methods)), layout="constrained")
     figure.suptitle(f"Minus {settings.reference}, same seeds: mean and 95 % interval (hollow: it holds 0)")
     if not methods:
-        return figure
+        return plain_text(figure)
     panels = figure.subplots(1, len(METRICS), sharey=True, squeeze=False)[0]
     for panel, metric in zip(panels, METRICS, strict=True):
         panel.axvline(0, color="black", linewidth=0.8)
@@ -41,7 +42,7 @@ def plot_differences(results: Sequence[Result], settings: Settings) -> Figure:
         panel.set_ylim(len(methods) - 0.5, -0.5)
         _finish(panel, axis="x")
     _explain_colours(figure)
-    return figure
+    return plain_text(figure)
 
 
 def plot_curves(results: Sequence[Result], settings: Settings) -> Figure:
@@ -64,7 +65,7 @@ def plot_curves(results: Sequence[Result], settings: Settings) -> Figure:
             panel.set_ylabel(f"{metric.title} ({metric.better} is better)")
             _finish(panel, axis="both")
     _explain_colours(figure)
-    return figure
+    return plain_text(figure)
 
 
 def _half_width(value: Estimate, metric: Metric) -> float:

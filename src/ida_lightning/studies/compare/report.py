@@ -19,6 +19,7 @@ from ida_lightning.studies.compare.estimates import (
 )
 from ida_lightning.studies.compare.settings import Settings
 from ida_lightning.studies.tables import csv_table, markdown_table
+from ida_lightning.texts import markdown_text
 
 _NAMES = {"best": "the best epoch on validation", "last": "the last epoch"}
 
@@ -53,7 +54,7 @@ def summary_csv(results: Sequence[Result], settings: Settings, run: str) -> str:
 def summary(results: Sequence[Result], settings: Settings) -> str:
     """Return the comparison as Markdown: levels, differences, and what may be read out of them."""
     reference, found = settings.reference, outcomes(results, settings)
-    lines = [f"# Comparison on {settings.fit}, reference: {reference}", ""]
+    lines = [f"# Comparison on {markdown_text(str(settings.fit))}, reference: {markdown_text(reference)}", ""]
     titles = [metric.title for metric in METRICS]
     for weights in WEIGHTS:
         levels, differences = [], []
@@ -66,7 +67,10 @@ def summary(results: Sequence[Result], settings: Settings) -> str:
             differences += [[method, *cells]] if method != reference else []
         lines += [f"Test images, weights of {_NAMES[weights]}: mean ± standard deviation over seeds", ""]
         lines += [*markdown_table(["method", "seeds", *titles, TIME.title, "extra time"], levels), ""]
-        lines += [f"Minus {reference}, same seeds, weights of {_NAMES[weights]}: mean [95 % interval]", ""]
+        lines += [
+            f"Minus {markdown_text(reference)}, same seeds, weights of {_NAMES[weights]}: mean [95 % interval]",
+            "",
+        ]
         lines += [*markdown_table(["method", *titles], differences), ""]
     return "\n".join(lines + _notes(results, settings))
 
@@ -100,12 +104,14 @@ def _notes(results: Sequence[Result], settings: Settings) -> list[str]:
         pair = found[weights, metric, method].difference
         count += pair is not None and pair.low is not None
         if pair is not None and pair.told_apart:
-            lines.append(f"- {method}, {_NAMES[weights]}: {_in_words(pair, metric)}")
+            lines.append(f"- {markdown_text(method)}, {_NAMES[weights]}: {_in_words(pair, metric)}")
     notes = ["No intervals: they take two seeds or more."]
     if count:
         notes = [f"Intervals that leave out 0 (*): {len(lines)} of {count}.", *lines, ""]
         notes.append(f"Of {count} intervals at 95 % about {0.05 * count:.1g} leave out 0 by chance alone.")
-        notes.append(f"Where one holds 0, this many seeds do not tell the method from {settings.reference}.")
+        notes.append(
+            f"Where one holds 0, this many seeds do not tell the method from {markdown_text(settings.reference)}."
+        )
     notes += [
         "",
         "NLL and calibration error (ECE, 15 bins) are given as they are and after temperature scaling fitted on the",
