@@ -29,7 +29,14 @@ NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"metrics", "revision_selection",
 # What Lightning's documentation does not promise, as attributes, methods that are overridden and imports.
 PRIVATE = {
     *("_active_loop", "_batches_that_stepped", "_data_connector", "_instantiator", "_logger_connector", "_results"),
-    *("_given_hyperparameters", "_parse_ckpt_path", "_parser", "_run_subcommand", "_trainer"),
+    *(
+        "_enable_version_counter",
+        "_given_hyperparameters",
+        "_parse_ckpt_path",
+        "_parser",
+        "_run_subcommand",
+        "_trainer",
+    ),
     *("batch_progress", "epoch_loop", "epoch_progress", "fit_loop", "validate_loop", "test_loop", "predict_loop"),
     *("batch_to_device", "convert_input", "convert_module", "forward_context", "precision_plugin"),
     *("Tqdm", "extract_batch_size", "is_enabled", "log_every_n_steps", "progress_bar_callback"),

@@ -21,6 +21,7 @@ import ida_lightning.modules  # noqa: F401
 from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.cli.messages import explain, one_line
 from ida_lightning.cli.parser import Parser
+from ida_lightning.cli.reruns import check_reruns
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 from ida_lightning.lightning_internals import BuildThenRun
@@ -159,6 +160,12 @@ class IDACLI(BuildThenRun, LightningCLI):
             if isinstance(error, InputError) or "Does not validate against any" not in str(error):
                 raise
             raise InputError(explain(str(error))) from error
+
+    def run(self) -> None:
+        """Run the subcommand on what was built."""
+        if self.subcommand == "fit":
+            check_reruns(self.trainer, bool(self.arguments.get("ckpt_path")))
+        super().run()
 
     def read_checkpoint_config(self) -> None:
         """Check the checkpoint that is to be resumed or evaluated while reading it."""
