@@ -191,3 +191,8 @@ def test_only_the_command_line_configures_a_module(monkeypatch):
 def test_a_bar_of_another_kind_counts_as_shown():
     assert internals.shows_progress_bar(SimpleNamespace(progress_bar_callback=object()))
     assert not internals.shows_progress_bar(SimpleNamespace(progress_bar_callback=None))
+
+
+@pytest.mark.parametrize("enable", [True, False])
+def test_a_checkpoint_says_whether_it_numbers_files(enable):
+    assert internals.numbers_further_files(ModelCheckpoint(enable_version_counter=enable)) == enable

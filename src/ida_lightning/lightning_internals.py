@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar, cast
 
 import lightning as L
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.tuner.lr_finder import _LRCallback
@@ -140,6 +140,14 @@ def in_precision(trainer: L.Trainer, network: Callable[[Tensor], Tensor]) -> Cal
             return network(to_precision(trainer, images))
 
     return forward
+
+
+# --- files
+
+
+def numbers_further_files(checkpoint: ModelCheckpoint) -> bool:
+    """Say whether a checkpoint whose name is taken is written as ``best-v1.ckpt`` and so on."""
+    return checkpoint._enable_version_counter
 
 
 # --- the command line

@@ -23,6 +23,7 @@ from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.checkpoint_io import write_whole_checkpoints
 from ida_lightning.cli.messages import explain, one_line
 from ida_lightning.cli.parser import Parser
+from ida_lightning.cli.reruns import check_reruns
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
 from ida_lightning.lightning_internals import BuildThenRun
@@ -186,6 +187,8 @@ class IDACLI(BuildThenRun, LightningCLI):
         if evaluates:
             require_weights(self.model, self.arguments.get("ckpt_path"), self.arguments.get("allow_untrained", False))
         fits = self.subcommand == "fit"
+        if fits:
+            check_reruns(self.trainer, bool(self.arguments.get("ckpt_path")))
         with kept_outputs(self.trainer, fits) if evaluates or fits else nullcontext():
             super().run()
 
