@@ -117,7 +117,7 @@ def test_weights_that_cannot_be_reached_are_one_line(name, monkeypatch):
     )
 
 
-def test_torchvision_weights_that_cannot_be_reached_are_one_line(monkeypatch):
+def test_torchvision_weights_out_of_reach_are_one_line(monkeypatch):
     def offline(self, **options):
         raise OSError("name not known")
 
