@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import Callback
 
 from ida_lightning import InputError
 from ida_lightning import __main__ as command
-from ida_lightning.lightning_internals import Terminated
 from ida_lightning.locks import OutputLock
 from ida_lightning.modules import ClassificationModule
 from ida_lightning.modules.guards import check_loss
@@ -111,11 +110,6 @@ def test_a_process_that_lost_the_others_says_so_in_one_line(monkeypatch, capsys)
     assert left == [1]
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "ida-lightning: process 1 ends because another one has ended, which says why"
-
-
-def test_what_a_trainer_raises_at_sigterm():
-    assert issubclass(Terminated, SystemExit)
-    assert Terminated().code is None, "a reason for main() less, if this has changed"
 
 
 def test_two_processes_end_with_143():

@@ -41,7 +41,7 @@ PRIVATE = {
     ),
     *("batch_progress", "epoch_loop", "epoch_progress", "fit_loop", "validate_loop", "test_loop", "predict_loop"),
     *("batch_to_device", "convert_input", "convert_module", "forward_context", "precision_plugin"),
-    *("Tqdm", "extract_batch_size", "is_enabled", "log_every_n_steps", "progress_bar_callback"),
+    *("Tqdm", "extract_batch_size", "is_enabled", "log_every_n_steps", "progress_bar_callback", "SIGTERMException"),
 }
 
 

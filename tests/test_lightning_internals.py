@@ -1,6 +1,7 @@
 """What the package uses of Lightning without a promise: each function against a real Trainer."""
 
 import os
+import signal
 from types import SimpleNamespace
 
 import lightning as L
@@ -196,3 +197,14 @@ def test_a_bar_of_another_kind_counts_as_shown():
 @pytest.mark.parametrize("enable", [True, False])
 def test_a_checkpoint_says_whether_it_numbers_files(enable):
     assert internals.numbers_further_files(ModelCheckpoint(enable_version_counter=enable)) == enable
+
+
+def test_what_a_trainer_raises_at_sigterm_has_no_exit_code(tmp_path):
+    class Terminate(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(internals.Terminated) as ended:
+        fit(tmp_path, Terminate())
+    assert isinstance(ended.value, SystemExit)
+    assert ended.value.code is None, "the command line gives it one"

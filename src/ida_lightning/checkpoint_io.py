@@ -36,7 +36,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or len(urlsplit(str(path)).scheme) > 1:  # one letter is a drive
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        with replacing(str(path)) as unfinished, unfinished.open("wb") as file:
+        with replacing(str(path), same_ending=False) as unfinished, unfinished.open("wb") as file:
             torch.save(checkpoint, file)
 
 

@@ -26,7 +26,7 @@ _in_progress: set[Path] = set()  # of this process
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, same_ending: bool = True) -> Iterator[Path]:
     """Write a file beside its place and move it there when it is finished and on the disk.
 
     Whoever looks at ``path`` sees the older file or the new one, never a part of it; a crash, a full disk or a power
@@ -34,9 +34,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: where the file shall be; missing folders are made.
+        same_ending: whether the name to write to has the ending of ``path``, which some writers go by. Without it, who
+            looks for files of that ending finds no unfinished ones.
 
     Yields:
-        The name to write to, with the same ending.
+        The name to write to.
 
     Raises:
         InputError: if the file cannot be written.
@@ -52,7 +54,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     if not isinstance(path, (str, Path)):
         raise InputError(f"path: expected a path, got {kind_of(path)}")
     path = Path(path)
-    with _named(path), _unfinished(path) as unfinished:
+    with _named(path), _unfinished(path, "" if same_ending else ".part") as unfinished:
         unfinished.touch()
         mode = unfinished.stat().st_mode
         yield unfinished
@@ -179,11 +181,11 @@ def _host() -> str:
 
 
 @contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
+def _unfinished(path: Path, ending: str = "") -> Iterator[Path]:
     """Yield the name beside ``path`` under which this process writes, and leave nothing there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_unfinished(path.parent)
-    unfinished = path.with_name(f".unfinished-{_host()}-{os.getpid()}-{path.name}")
+    unfinished = path.with_name(f".unfinished-{_host()}-{os.getpid()}-{path.name}{ending}")
     _in_progress.add(unfinished)
     try:
         yield unfinished

@@ -170,7 +170,7 @@ def check_loss(
         "place": where,
     }
     try:
-        with replacing(path) as unfinished, unfinished.open("wb") as file:
+        with replacing(path, same_ending=False) as unfinished, unfinished.open("wb") as file:
             torch.save(content, file)
         left = f"weights, batch and soft labels are in {path}"
     except InputError as error:

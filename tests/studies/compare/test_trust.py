@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ from ida_lightning.__main__ import main
 from ida_lightning.files import digest_of_file
 from ida_lightning.locks import OutputLock
 from ida_lightning.models import build_model
+from ida_lightning.studies.compare import schedule
 from ida_lightning.studies.compare.cells import Cell, check_result
 from ida_lightning.studies.compare.run import attempt
-from ida_lightning.studies.compare.schedule import _ending
 from tests.helpers.audits import complaint_of
 
 pytestmark = [
@@ -161,10 +162,27 @@ def test_a_worker_is_said_to_be_ended_by_its_signal(capfd):
     [(-15, "was ended by SIGTERM"), (143, "was ended by SIGTERM"), (-9, "was ended by SIGKILL"), (1, "ended with 1")],
 )
 def test_how_a_process_ended(code, text):
-    assert _ending(code) == text
+    assert schedule._ending(code) == text
 
 
 def test_an_output_that_cannot_be_written_is_said_first(capsys):
     arguments = comparison(output="file/out")
     Path("file").touch()
     assert "output: expected a place to write to, got file/out" in complaint_of(arguments, capsys)
+
+
+def test_a_teacher_ends_with_its_comparison(monkeypatch):
+    watched = threading.Event()
+    monkeypatch.setattr(schedule, "_end_with_parent", watched.set)
+
+    class Fit:
+        def __init__(self, args):
+            assert watched.wait(20), "while it trains"
+
+        def run(self):
+            raise schedule.Terminated
+
+    monkeypatch.setattr(schedule, "IDACLI", Fit)
+    with pytest.raises(SystemExit) as stop:
+        schedule._fit("teacher.yaml", 1)
+    assert stop.value.code == 143

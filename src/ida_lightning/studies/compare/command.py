@@ -82,9 +82,10 @@ def _require_teachers(cells: Sequence[Cell], settings: Settings) -> None:
 
 def _write_report(results: Sequence[Result], settings: Settings) -> None:
     """Write tables and pictures as one result, each with its number, which tells the figures that they are of."""
-    folder, text, run = Path(settings.output), summary(results, settings), run_id(results, settings._asdict())
+    folder, run = Path(settings.output), run_id(results, settings._asdict())
+    text = f"{summary(results, settings)}\n\nRun {run}, as results.csv and the pictures."
     tables = {
-        "summary.md": f"{text}\n\nRun {run}, as results.csv and the pictures.\n",
+        "summary.md": text + "\n",
         "summary.csv": summary_csv(results, settings, run),
         "results.csv": results_csv(results, run),
     }
