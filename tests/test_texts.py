@@ -38,7 +38,7 @@ def test_markdown_cells_stay_in_their_column():
     [
         ("kd_aug", "kd_aug"),
         ("_x_", r"\_x\_"),
-        ("**b**", r"\*\*b**"),
+        ("**b**", r"\*\*b\*\*"),
         ("<b>", r"\<b\>"),
         ("[a](http://b)", r"\[a](http://b)"),
         ("a\nb", "a b"),

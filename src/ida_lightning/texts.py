@@ -7,7 +7,7 @@ import re
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?%?", re.IGNORECASE)
 # What begins markup where it stands: an underscore within a word and a star on its own are letters, for example.
-_MARKUP = re.compile(r"[\\`<>|~$]|\*(?=\S)|(?<![^\W_])_|_(?![^\W_])|\[(?=[^\]]*\]\()")
+_MARKUP = re.compile(r"[\\`<>|~$]|\*(?=\S)|(?<=\S)\*|(?<![^\W_])_|_(?![^\W_])|\[(?=[^\]]*\]\()")
 
 
 def printable(text: str) -> str:

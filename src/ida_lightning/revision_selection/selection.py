@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ida_lightning.errors import InputError, float_vector, is_a, kind_of, same_shape, share
+from ida_lightning.errors import InputError, float_vector, is_a, kind_of, not_nan, same_shape, share
 from ida_lightning.files import replacing
 from ida_lightning.revision_selection.influence import (
     curvature,
@@ -152,7 +152,7 @@ def trusted_rows(scores: Tensor, fraction: float) -> Tensor:
         >>> trusted_rows(torch.tensor([0.1, 0.9, -0.3, 0.5]), 0.5)
         tensor([False,  True, False,  True])
     """
-    float_vector("scores", scores)
+    not_nan("scores", float_vector("scores", scores))
     share("fraction", fraction)
     chosen = scores.argsort(descending=True, stable=True)[: round(fraction * len(scores))]
     return torch.zeros_like(scores, dtype=torch.bool).index_fill_(0, chosen, True)
@@ -201,7 +201,7 @@ def scores_file(folder: str | Path, about: dict[str, Any]) -> Path:
 
 
 def read_scores(path: Path, about: dict[str, Any], rows: int) -> Tensor | None:
-    """Read the scores in a file; None if there is no such file, or it is damaged or about something else."""
+    """Read the scores in a file; None if there is none, or it is damaged, NaN, or about something else."""
     if not path.is_file():
         return None
     try:
@@ -210,7 +210,9 @@ def read_scores(path: Path, about: dict[str, Any], rows: int) -> Tensor | None:
             scores: Tensor = file.get_tensor("scores")
     except (SafetensorError, OSError, ValueError):
         return None
-    return scores if same and scores.shape == (rows,) else None
+    # -inf is the score of a row without finite logits.
+    right = scores.shape == (rows,) and scores.dtype == torch.float32 and bool((scores < torch.inf).all())
+    return scores if same and right else None
 
 
 def write_scores(path: Path, about: dict[str, Any], scores: Tensor) -> None:
