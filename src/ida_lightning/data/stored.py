@@ -97,7 +97,7 @@ def store_in_file(files: ImageFiles, side: int, skip: bool, folder: Path) -> Sto
     try:
         with replacing(path) as unfinished:
             save_file({"pixels": stored.pixels, "shapes": stored.shapes}, unfinished, {"files": said})
-    except (SafetensorError, OSError) as error:  # a folder for reading only, or a full disk
+    except (SafetensorError, InputError, OSError) as error:  # a folder for reading only, or a full disk
         rank_zero_warn(f"data: no cache, every start decodes again; {path} cannot be written ({error})")
         return stored
     return _mapped(files, path, said) or stored

@@ -134,7 +134,7 @@ def test_the_tables_are_of_one_run():
     }
 
 
-def test_a_second_comparison_is_refused_and_a_cell_that_runs_fails(capsys):
+def test_a_second_comparison_is_refused(capsys):
     arguments = comparison()
     with OutputLock("output", "out"):
         assert "output: expected an output of one run, got out, which is written by" in complaint_of(arguments, capsys)

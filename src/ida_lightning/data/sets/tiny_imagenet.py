@@ -230,7 +230,7 @@ class TinyImageNetDataModule(MixingDataModule):
         try:
             with replacing(self._cache_file) as unfinished:
                 save_file(tensors, unfinished, {"files": self._fingerprint(parts)})
-        except (SafetensorError, OSError) as error:  # a folder for reading only, or a full disk
+        except (SafetensorError, InputError, OSError) as error:  # a folder for reading only, or a full disk
             rank_zero_warn(
                 f"Tiny ImageNet: no cache, every start decodes again; {self._cache_file} cannot be written ({error})"
             )
