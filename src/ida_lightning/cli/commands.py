@@ -151,6 +151,9 @@ class IDACLI(BuildThenRun, LightningCLI):
         """Check that the teacher's weight file exists before anything is built."""
         arguments = self.arguments
         checkpoint = arguments.get("model.init_args.teacher_checkpoint")
+        outputs = arguments.get("model.init_args.teacher_outputs")
+        if outputs is not None and outputs.mode == "replay" and self.subcommand == "fit":
+            return  # the teacher's answers are there in its place
         if self.subcommand not in ("fit", *self.commands) or not checkpoint or Path(checkpoint).is_file():
             return
         advice = ""
