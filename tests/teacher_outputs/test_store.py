@@ -72,6 +72,20 @@ def test_a_truncated_file_has_what_is_whole(tmp_path, cut):
     assert numbers_in(file, 3)[2] == 7
 
 
+def test_wherever_a_write_was_cut_off_no_record_is_wrong(tmp_path):
+    written(tmp_path / "e.npy", 3).finish()
+    whole = (tmp_path / "e.npy").read_bytes()
+    size = (len(whole) - whole.index(b"\n") - 1) // 3
+    for end in range(whole.index(b"\n") + 1, len(whole) + 1):
+        cut = tmp_path / "cut.npy.part"  # the space is there, as a file system leaves it after a power cut
+        cut.write_bytes(whole[:end].ljust(len(whole), b"\0"))
+        done = (end - whole.index(b"\n") - 1) // size
+        numbers = numbers_in(EpochFile(tmp_path / "cut.npy"), 3)
+        assert numbers[:done] == [0, 1, 2][:done]
+        # The last bytes of a float may be zero anyway.
+        assert all(number in (None, right) for number, right in zip(numbers, (0, 1, 2), strict=True))
+
+
 def test_a_changed_byte_is_noticed(tmp_path):
     written(tmp_path / "e.npy", 3).finish()
     path = tmp_path / "e.npy"

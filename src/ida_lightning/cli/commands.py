@@ -25,7 +25,7 @@ from ida_lightning.cli.messages import explain, one_line
 from ida_lightning.cli.parser import Parser
 from ida_lightning.cli.reruns import check_reruns
 from ida_lightning.errors import InputError
-from ida_lightning.files import replacing
+from ida_lightning.files import clear_unfinished, replacing
 from ida_lightning.lightning_internals import BuildThenRun
 from ida_lightning.modules.short_names import spell_out
 from ida_lightning.run_checks import kept_outputs, require_weights
@@ -53,6 +53,8 @@ class _ConfigCallback(SaveConfigCallback):
         if logger is None:
             return
         folder = _run_folder(logger)
+        for earlier in folder.parent.glob("*/"):
+            clear_unfinished(earlier)
         text = self.parser.dump(self.config, skip_none=False)
         with replacing(folder / self.config_filename) as unfinished:
             unfinished.write_text(text)

@@ -49,7 +49,7 @@ class TeacherAnswers(L.Callback):
         self.temperature = temperature
         self.live = 0
         self.store: OutputStore | None = None
-        self._trainer: L.Trainer | None = None
+        self._run: L.Trainer | None = None
 
     def open(self, trainer: L.Trainer | None) -> None:
         """Build the teacher where it is needed, and check that what is stored is of this teacher and these pictures.
@@ -59,7 +59,7 @@ class TeacherAnswers(L.Callback):
                 :meth:`FrozenTeacher.prepare`.
         """
         self.close()
-        self.live, self._trainer = 0, trainer
+        self.live, self._run = 0, trainer
         facts, options = facts_of(trainer), self.options
         self.teacher.input_shape = facts.input_shape or self.teacher.input_shape
         replays = options is not None and options.mode == "replay"
@@ -86,11 +86,10 @@ class TeacherAnswers(L.Callback):
                 "temperature": None if options.top_k is None else self.temperature,
             },
         }
-        creates = not replays and trainer.is_global_zero
         # Weights that are known make up for another file with the same ones.
         known = {"file": None} if self.teacher.network is not None else {}
         same = {**said, "teacher": {**said["teacher"], **known}}
-        stored = check_manifest(self.store.folder, same, said if creates else None)
+        stored = check_manifest(self.store.folder, same, None if replays else said)  # of all processes
         self.teacher.fingerprint = self.teacher.fingerprint or stored["teacher"]["fingerprint"]
         data.cycle = options.cycle  # type: ignore[attr-defined]  # facts.pictures says that it is one of ours
 
@@ -100,7 +99,7 @@ class TeacherAnswers(L.Callback):
         Raises:
             InputError: in a replay, for a batch whose answers are not there; see :class:`OutputStore`.
         """
-        store, trainer, options = self.store, self._trainer, self.options
+        store, trainer, options = self.store, self._run, self.options
         if store is None or trainer is None or options is None or searches_learning_rate(trainer):
             self.live += 1
             return Answers(self.teacher(batch.inputs))
@@ -173,7 +172,9 @@ class TeacherAnswers(L.Callback):
             self.store.finish_epoch()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Close what is open."""
+        """Put what killed processes have left in order, and close what is open."""
+        if self.store is not None and self.options is not None and self.options.mode != "replay":
+            self.store.finish()
         self.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -195,7 +196,7 @@ class TeacherAnswers(L.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to a running fit."""
-        return {**vars(self), "store": None, "_trainer": None}
+        return {**vars(self), "store": None, "_run": None}
 
 
 def _asks_teacher(trainer: L.Trainer | None) -> bool:

@@ -73,6 +73,7 @@ class TeacherOutputs:
     def __post_init__(self) -> None:
         if not isinstance(self.folder, (str, Path)) or not str(self.folder):
             raise InputError(f"teacher_outputs.folder: expected a path, got {kind_of(self.folder)}")
+        object.__setattr__(self, "folder", str(self.folder))  # a checkpoint with a Path could not be read safely
         one_of("teacher_outputs.mode", self.mode, ("record", "replay", "auto"))
         if self.cycle is not None:
             at_least("teacher_outputs.cycle", self.cycle, 1)
@@ -122,6 +123,8 @@ class Teacher:
         check_args("teacher_args", self.args)
         if self.checkpoint is not None and not isinstance(self.checkpoint, (str, Path)):
             raise InputError(f"teacher_checkpoint: expected a path, got {kind_of(self.checkpoint)}")
+        if self.checkpoint is not None:  # a checkpoint with a Path could not be read safely
+            object.__setattr__(self, "checkpoint", str(self.checkpoint))
         flag("allow_other_teacher", self.allow_other)
         if self.precision is not None:
             one_of("teacher_precision", self.precision, ("32", "bf16", "16"))

@@ -36,11 +36,7 @@ class EpochFile:
         """Return the record of a batch, None if it is not there, not whole, or of other fields."""
         if self._file is None:
             self._open("rb")
-        if self._file is None or self._dtype != np.dtype([*_MARK, *fields]) or batch >= self._batches:
-            return None
-        self._file.seek(self._start + batch * self._dtype.itemsize)
-        record = np.frombuffer(self._file.read(self._dtype.itemsize).ljust(self._dtype.itemsize, b"\0"), self._dtype)[0]
-        return record if record["done"] == 1 and record["checksum"] == _checksum(record) else None
+        return self._read(batch) if self._dtype == np.dtype([*_MARK, *fields]) else None
 
     def write(self, batch: int, fields: list[tuple[Any, ...]], content: Mapping[str, Any], batches: int) -> None:
         """Write the record of a batch, through to the operating system.
@@ -77,11 +73,27 @@ class EpochFile:
             os.replace(self._part, self.path)
         self.close()
 
+    def name_if_whole(self) -> None:
+        """Give a part that a killed process has left its name, if all its records are there."""
+        if self._part.is_file():
+            self._open("rb")
+            if self._file is not None and all(self._read(batch) is not None for batch in range(self._batches)):
+                self._writes = True
+                self.finish()
+            self.close()
+
     def close(self) -> None:
         """Close the file; what was written of it stays."""
         if self._file is not None:
             self._file.close()
         self._file, self._dtype, self._writes = None, None, False
+
+    def _read(self, batch: int) -> np.void | None:
+        if self._file is None or self._dtype is None or batch >= self._batches:
+            return None
+        self._file.seek(self._start + batch * self._dtype.itemsize)
+        record = np.frombuffer(self._file.read(self._dtype.itemsize).ljust(self._dtype.itemsize, b"\0"), self._dtype)[0]
+        return record if record["done"] == 1 and record["checksum"] == _checksum(record) else None
 
     def __del__(self) -> None:
         self.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,9 +101,7 @@ class OutputStore:
             "pixels": _checksum(batch.inputs) if place.batch == 0 else 0,
         }
         try:
-            if not self._locked:
-                self._lock.acquire()
-                self._locked = True
+            self._take_lock()
             file.write(place.batch, self._fields(rows, _EXACT[logits.dtype]), content, place.batches)
         except OSError as error:
             raise InputError(
@@ -144,6 +143,13 @@ class OutputStore:
         if self._file is not None:
             self._file.finish()
 
+    def finish(self) -> None:
+        """Put what killed processes have left in order, unless another one is recording."""
+        with suppress(InputError):
+            self._take_lock()
+            for part in self.folder.glob(f"epoch_*-rank_{self.rank}.npy.part"):
+                EpochFile(part.with_suffix("")).name_if_whole()
+
     def close(self) -> None:
         """Close what is open and let others record."""
         if self._file is not None:
@@ -151,6 +157,11 @@ class OutputStore:
         self._file = self._epoch = None
         self._lock.release()
         self._locked = False
+
+    def _take_lock(self) -> None:
+        if not self._locked:
+            self._lock.acquire()
+            self._locked = True
 
     def _fields(self, rows: int, exact: str) -> list[tuple[Any, ...]]:
         return [("pixels", "<u4"), ("index", "<i8", (rows,)), *self.encoding.fields(rows, self.classes, exact)]
