@@ -1,4 +1,4 @@
-"""The data module that mixes on the device and keeps the label order."""
+"""The base of all data modules: it mixes on the device and keeps the label order."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Return the number of classes."""
         return len(self.class_names)
 
     @abstractmethod

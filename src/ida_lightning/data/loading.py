@@ -51,7 +51,7 @@ class EpochSampler(DistributedSampler[MixedBatch]):
 
 
 class ResumableLoader(DataLoader[MixedBatch]):
-    """A loader that reads nothing from its sampler before the first batch is asked for.
+    """A DataLoader that reads nothing from its sampler before the first batch is asked for.
 
     Lightning makes the iterator before it knows from which epoch and batch a resumed run goes on, and worker
     processes would start to read ahead at once. Where to go on is known to the Trainer, so the state is empty;

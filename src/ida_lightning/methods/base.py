@@ -201,6 +201,33 @@ class SupervisionMethod(Method):
         self.register_with(module, "register_supervision_hook", self.transform)
 
 
+class SoftLabelMethod(SupervisionMethod):
+    """Base of methods that put other soft labels in the place of the teacher's, and nothing else.
+
+    A subclass defines :meth:`replace`. Logs epoch means over the training rows, after ``train/<prefix>``:
+    ``violation_rate`` (rows whose order was broken), ``violation_rate_corrected`` (rows where it still is),
+    ``moved_mass`` (share of the soft label that was moved).
+
+    Example:
+        >>> class Uniform(SoftLabelMethod):
+        ...     def replace(self, supervision):
+        ...         return supervision.soft_labels * 0 + 1 / supervision.soft_labels.shape[1]
+        >>> Uniform().log_prefix
+        'Uniform/'
+    """
+
+    @abstractmethod
+    def replace(self, supervision: Supervision) -> Tensor:
+        """Return the soft labels ``(batch, classes)`` that the student is taught instead."""
+
+    def transform(self, supervision: Supervision) -> Supervision:
+        """Replace the soft labels, and measure."""
+        before, mix = supervision.soft_labels, supervision.label_mix
+        after = self.replace(supervision)
+        self.measure(order_rows(violated_rows(before, mix), before, after, mix))
+        return supervision._replace(soft_labels=after)
+
+
 class LossMethod(Method):
     """Base of methods that add a term to the student's loss.
 
