@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ida_lightning.errors import InputError, at_least, flag, kind_of, non_negative, one_of, positive, share_below_one
+from ida_lightning.models import build_model
 
 Precision = Literal["32", "bf16", "16"]
 # LightningCLI has the same two, but importing it needs jsonargparse, which training from Python does not.
@@ -27,6 +29,12 @@ def default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
     keeps this function instead, which can be pickled.
     """
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
+def picklable(optimizer: OptimizerCallable, defaults: tuple[Any, ...] | None) -> OptimizerCallable:
+    """Return :func:`default_optimizer` for the lambda among a signature's defaults, else what was given."""
+    is_default = callable(optimizer) and any(optimizer is default for default in defaults or ())
+    return default_optimizer if is_default else optimizer
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Teacher:
     allow_other: bool = False
 
     def __post_init__(self) -> None:
-        _check_network("teacher", self.network)
+        check_network("teacher", self.network)
         check_args("teacher_args", self.args)
         if self.checkpoint is not None and not isinstance(self.checkpoint, (str, Path)):
             raise InputError(f"teacher_checkpoint: expected a path, got {kind_of(self.checkpoint)}")
@@ -90,7 +98,7 @@ class Student:
     args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _check_network("student", self.network)
+        check_network("student", self.network)
         check_args("student_args", self.args)
 
 
@@ -196,6 +204,17 @@ def check_args(name: str, args: object) -> dict[str, Any]:
     return dict(args)
 
 
-def _check_network(name: str, network: object) -> None:
+def built_for(
+    argument: str, network: str | nn.Module, num_classes: int, in_channels: int, args: dict[str, Any] | None
+) -> nn.Module:
+    """Build the network of an argument, which errors name; see :func:`ida_lightning.models.build_model`."""
+    try:
+        return build_model(network, num_classes, in_channels, **(args or {}))
+    except InputError as error:
+        raise InputError(re.sub(r"^model:", f"{argument}:", str(error))) from error
+
+
+def check_network(name: str, network: object) -> None:
+    """Refuse a network that is neither a name nor a module."""
     if not isinstance(network, (str, nn.Module)):
         raise InputError(f"{name}: expected a timm name or a module, got {kind_of(network)}")
