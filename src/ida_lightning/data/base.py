@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
@@ -19,6 +20,7 @@ from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.loading import EpochSampler, ResumableLoader
 from ida_lightning.data.summary import lines_about
+from ida_lightning.data_facts import data_fingerprint
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, to_precision
@@ -29,6 +31,8 @@ def _as_fetched(batch: Any) -> Any:
     return batch
 
 
+DRAWS = 1
+"""Counts the changes of what is drawn for a training batch from given numbers: what was stored before fits no more."""
 _REQUIRED = ("class_names", "channels", "image_size", "mean", "std")
 
 
@@ -51,6 +55,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
         std: per channel.
         crop: share of the short side of an image that evaluation sees of it, in the middle; 1 for all.
         origins: where each split comes from, in words, for the log; :meth:`load` may fill it.
+        cycle: after how many epochs the same training pictures come again; None for never.
 
     Args:
         batch_size: rows per batch and process.
@@ -117,6 +122,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
         self.pool = pool
         self.splits: Mapping[str, Dataset[MixedBatch]] = {}
         self.origins: dict[str, str] = {}
+        self.cycle: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -166,7 +172,8 @@ class MixingDataModule(L.LightningDataModule, ABC):
             self.seed,
             # Outside of training a loader starts at the beginning.
             lambda: self._position()[1] * self.batch_size if self.trainer and self.trainer.training else 0,
-            *((self.trainer.world_size, self.trainer.global_rank) if self.trainer else ()),
+            *((self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)),
+            cycle=lambda: self.cycle,
         )
         drop_last = len(sampler) >= self.batch_size
         return self._loader("train", sampler=sampler, drop_last=drop_last)
@@ -210,10 +217,26 @@ class MixingDataModule(L.LightningDataModule, ABC):
         return batch if trainer is None else batch._replace(inputs=to_precision(trainer, batch.inputs))
 
     def _position(self) -> tuple[int, int]:
-        """Return the epoch in progress, and how many training batches of it this process has begun."""
+        """Return the epoch that draws belong to, and how many training batches of it this process has begun."""
         if self.trainer is None:
             return 0, 0
-        return epoch_in_progress(self.trainer), batches_begun(self.trainer)
+        epoch = epoch_in_progress(self.trainer)
+        return epoch % (self.cycle or epoch + 1), batches_begun(self.trainer)
+
+    def pictures(self) -> dict[str, Any]:
+        """Return all that decides about the pictures of a training batch, beside epoch, batch and process."""
+        return {
+            "train": data_fingerprint(self._split("train")),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "pool": self.pool,
+            "mixing": asdict(self.mixing),
+            "augmentation": asdict(self.augmentation),
+            "image_size": self.image_size,
+            "mean": self.mean,
+            "std": self.std,
+            "draws": DRAWS,
+        }
 
     def batch_generator(self, epoch: int, batch: int, rank: int = 0) -> np.random.Generator:
         """Return the generator of all random draws of one training batch."""

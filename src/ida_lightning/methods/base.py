@@ -26,6 +26,8 @@ class Method(L.Callback, ABC):
 
     Attributes:
         prefix: of the keys that are logged, after ``train/``, for a method that was given no name; None is the name.
+        needs_teacher: whether the method needs the teacher itself, and not only its logits of the training batches,
+            which may be stored (:class:`~ida_lightning.modules.TeacherOutputs`).
 
     Args:
         name: letters, digits, ``_`` and ``-``; None is the name of the class.
@@ -36,6 +38,7 @@ class Method(L.Callback, ABC):
     """
 
     prefix: str | None = None
+    needs_teacher: bool = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the state here, so that a subclass that forgets ``super().__init__()`` works."""
