@@ -61,8 +61,8 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         optimisation: schedule, learning rate and compilation, which is of student, teacher and loss.
         fields: single fields of ``teacher`` (``teacher_checkpoint``, ``teacher_args``, ``teacher_precision``,
             ``allow_other_teacher``), ``student`` (``student_args``), ``loss`` (``temperature``, ``soft_weight``,
-            ``hard_weight``, ``nonfinite``) and ``optimisation`` (``lr_scheduler``, ``lr_reference_batch``,
-            ``compile_args``, ``warmup``, ``lr_interval``) by short names.
+            ``hard_weight``, ``nonfinite``, ``hard_temperature``) and ``optimisation`` (``lr_scheduler``,
+            ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``) by short names.
 
     Raises:
         InputError: for values out of range, a field with different values by its short name and in its group, networks
@@ -125,6 +125,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         self.temperature = loss.temperature
         self.soft_weight = loss.soft_weight
         self.hard_weight = loss.hard_weight
+        self.hard_temperature = loss.hard_temperature
         self.finite_rows: FiniteRows = FiniteRows(loss.nonfinite)
         self.allow_other_teacher = teacher.allow_other
         self.teacher = FrozenTeacher(teacher, num_classes, in_channels, image_size, optimisation.compile_args)
@@ -196,7 +197,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
 
     def loss_parts(self, student_logits: Tensor, supervision: Supervision) -> dict[str, Tensor]:
         """Return the named parts whose sum is the loss; each the mean over rows, weights included."""
-        kd_loss, hard_loss = self._weighted_losses(student_logits, supervision)
+        kd_loss, hard_loss = self._weighted_losses(student_logits, supervision, self.hard_temperature)
         parts = {"kd_loss": kd_loss, "hard_loss": hard_loss}
         for name in self.replaced_parts():
             del parts[name]
@@ -271,11 +272,13 @@ def _check_two_networks(teacher: object, student: object) -> None:
         )
 
 
-def weighted_losses(student_logits: Tensor, supervision: Supervision) -> tuple[Tensor, Tensor]:
+def weighted_losses(
+    student_logits: Tensor, supervision: Supervision, hard_temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Return the means of distillation loss and cross-entropy over rows, each times its weights.
 
     A function of tensors alone, so that it compiles to one graph.
     """
     kd = distillation_loss(student_logits, supervision.soft_labels, supervision.temperature)
-    hard = mixed_cross_entropy(student_logits, supervision.label_mix)
+    hard = mixed_cross_entropy(student_logits, supervision.label_mix, hard_temperature)
     return (supervision.soft_weight * kd).mean(), (supervision.hard_weight * hard).mean()
