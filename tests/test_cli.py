@@ -80,7 +80,7 @@ def complaint_of(args, capsys):
         (["--model.temperature=warm"], "Got value: warm"),
         (["--trainer.max_epochs=many"], "trainer.max_epochs: Expected a <class 'int'>, got many"),
         (["--model.temperature=-1"], "temperature: expected a number > 0, got -1.0"),
-        (["--model.student=test_resnt"], "model: expected a timm name such as test_resnet"),
+        (["--model.student=test_resnt"], "student: expected a timm name such as test_resnet"),
         (["--model", "DistilationModule"], "model: no class 'DistilationModule'; did you mean DistillationModule?"),
         (
             ["--trainer.callbacks+=IsotonicCallback"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,12 +21,15 @@ import ida_lightning.methods
 import ida_lightning.modules  # noqa: F401
 from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.checkpoint_io import write_whole_checkpoints
+from ida_lightning.cli.checkpoints import check_checkpoint, model_names, model_values, settle
 from ida_lightning.cli.messages import explain, one_line
 from ida_lightning.cli.parser import Parser
 from ida_lightning.cli.reruns import check_reruns
 from ida_lightning.errors import InputError
 from ida_lightning.files import clear_unfinished, replacing
 from ida_lightning.lightning_internals import BuildThenRun
+from ida_lightning.models.reading import explain as explain_file
+from ida_lightning.models.reading import values_allowed
 from ida_lightning.modules.short_names import spell_out
 from ida_lightning.run_checks import kept_outputs, require_weights
 
@@ -129,6 +132,7 @@ class IDACLI(BuildThenRun, LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Read the arguments and apply ``epoch_factor``, once: what a resumed checkpoint adds has it already."""
+        self._explicit = model_names(sys.argv[1:] if args is None else args if isinstance(args, list) else [])
         super().parse_arguments(parser, args)
         arguments = self.arguments
         if arguments.get("model.init_args") is not None:
@@ -194,18 +198,35 @@ class IDACLI(BuildThenRun, LightningCLI):
         fits = self.subcommand == "fit"
         if fits:
             check_reruns(self.trainer, bool(self.arguments.get("ckpt_path")))
-        with kept_outputs(self.trainer, fits) if evaluates or fits else nullcontext():
-            super().run()
+        with kept_outputs(self.trainer, fits) if evaluates or fits else nullcontext(), values_allowed():
+            try:
+                super().run()
+            except RuntimeError as error:
+                if "Error(s) in loading state_dict" not in str(error):
+                    raise
+                path = self.arguments.get("ckpt_path")
+                raise InputError(f"ckpt_path: {path} does not fit the model: {one_line(str(error))[:400]}") from error
 
     def read_checkpoint_config(self) -> None:
         """Check the checkpoint that is to be resumed or evaluated while reading it."""
         path = self.arguments.get("ckpt_path")
-        if path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
-            raise InputError(f"ckpt_path: expected a checkpoint, found nothing at {path}")
+        if not path or path in ("last", "hpc", "registry"):
+            return
+        check_checkpoint(path)
+        asked = model_values(self.arguments)
         try:
-            super().read_checkpoint_config()
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, AttributeError) as error:
-            raise InputError(f"ckpt_path: {path} is damaged or no checkpoint ({one_line(str(error))})") from error
+            with values_allowed():
+                super().read_checkpoint_config()
+        except InputError:
+            raise
+        except Exception as error:  # whatever can stand in a file
+            reason = explain_file(path, error).replace("no weight file", "no checkpoint")
+            raise InputError(f"ckpt_path: {one_line(reason)}") from error
+        if asked:
+            values = self.arguments["model.init_args"]
+            kept = settle(asked, model_values(self.arguments), self._explicit, path, self.config["subcommand"] == "fit")
+            for name, value in kept.items():
+                values[name] = value
 
 
 class _ConfigReader(IDACLI):

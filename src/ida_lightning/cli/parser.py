@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ida_lightning.cli.messages import explain
 from ida_lightning.errors import InputError
+
+_LIMITS = {f"limit_{kind}_batches": unit for kind, unit in (("train", "training"), ("val", "validation"))}
+_LIMITS |= {f"limit_{unit}_batches": unit for unit in ("test", "predict")}
 
 
 class Parser(LightningArgumentParser):
@@ -20,6 +24,23 @@ class Parser(LightningArgumentParser):
         """Keep the action that subcommands are added to, for further ones."""
         self.subcommands_action = super().add_subcommands(*args, **kwargs)
         return self.subcommands_action
+
+    def add_class_arguments(
+        self, theclass: type, nested_key: str | None = None, *args: Any, **kwargs: Any
+    ) -> list[str]:
+        """Add the arguments of a class; those of the Trainer that count batches keep their type.
+
+        Python remembers ``Union[int, float]`` in whatever order it met it first, and the parser takes the first type
+        that fits: 1, one batch, would become 1.0, all of them.
+        """
+        if theclass is not L.Trainer:
+            return list(super().add_class_arguments(theclass, nested_key, *args, **kwargs))
+        kwargs["skip"] = {*(kwargs.get("skip") or ()), *_LIMITS}
+        added = list(super().add_class_arguments(theclass, nested_key, *args, **kwargs))
+        for name, unit in _LIMITS.items():
+            text = f"How many {unit} batches: an int counts them, a float is a share of all."
+            self.add_argument(f"--{nested_key}.{name}", type=int | float | None, default=None, help=text)
+        return [*added, *(f"{nested_key}.{name}" for name in _LIMITS)]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message that argparse would print before it exits."""
