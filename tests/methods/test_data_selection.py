@@ -13,6 +13,7 @@ from torch.func import grad, jacrev
 
 from ida_lightning import InputError, Mixing, violated_rows
 from ida_lightning.data import FromDatasetsDataModule
+from ida_lightning.data_facts import data_fingerprint
 from ida_lightning.methods import (
     CutMixPickCallback,
     DataSelectionCallback,
@@ -25,7 +26,7 @@ from ida_lightning.methods import data_selection as module_under_test
 from ida_lightning.methods.data_selection import Influence
 from ida_lightning.modules import ClassificationModule, DistillationModule
 from ida_lightning.revision_selection.heads import classifier_head, head_input
-from ida_lightning.revision_selection.selection import data_fingerprint, trusted_rows
+from ida_lightning.revision_selection.selection import trusted_rows
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
 from tests.helpers.pools import Taught
@@ -425,7 +426,7 @@ def selection_of(influence=None, **options):
         ({"transfer": -1}, "transfer: expected a number from 0 to 1, got -1"),
         ({"influence": {"damping": 0}}, "damping: expected a number > 0, got 0"),
         ({"influence": {"hessian_rows": 0}}, "hessian_rows: expected at least 1, got 0"),
-        ({"epochs": ()}, "epochs: expected at least one, got none"),
+        ({"epochs": ()}, "epochs: expected a list of 1 or more whole numbers, got"),
         ({"epochs": (-1,)}, "epochs: expected at least 0, got -1"),
         (
             {"score": "random", "influence": {"damping": 1}},

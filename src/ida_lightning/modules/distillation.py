@@ -7,22 +7,22 @@ from copy import deepcopy
 from itertools import islice
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError, at_least, is_a
 from ida_lightning.lightning_internals import attached_trainer, to_device, validation_stage
 from ida_lightning.losses import distillation_loss, mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
-from ida_lightning.models import build_model
+from ida_lightning.modules.answers import TeacherAnswers
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.evaluation import rows_that_count, update_metrics
 from ida_lightning.modules.guards import FiniteRows
 from ida_lightning.modules.hooks import SupervisionHooks
-from ida_lightning.modules.options import Loss, Optimisation, OptimizerCallable, Student, Teacher, default_optimizer
+from ida_lightning.modules.options import Loss, Optimisation, OptimizerCallable, Student, Teacher, built_for, picklable
 from ida_lightning.modules.short_names import (
     SHORT_NAMES,
     DistillationFields,
@@ -32,6 +32,7 @@ from ida_lightning.modules.short_names import (
 )
 from ida_lightning.modules.teacher import FrozenTeacher
 from ida_lightning.supervision import Supervision
+from ida_lightning.teacher_outputs import Answers
 
 
 class DistillationModule(SupervisionHooks, ClassifierBase):
@@ -106,8 +107,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         optimisation: Optimisation = Optimisation(),  # noqa: B008 (frozen)
         **fields: Unpack[DistillationFields],
     ) -> None:
-        if optimizer in (DistillationModule.__init__.__defaults__ or ()):
-            optimizer = default_optimizer
+        optimizer = picklable(optimizer, DistillationModule.__init__.__defaults__)
         check_names(type(self).__name__, fields, SHORT_NAMES)
         teacher = merge_fields("teacher", teacher if isinstance(teacher, Teacher) else Teacher(teacher), fields)
         student = merge_fields("student", student if isinstance(student, Student) else Student(student), fields)
@@ -115,12 +115,12 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         loss = merge_fields("loss", is_a("loss", loss, Loss), fields)
         optimisation = merge_fields("optimisation", is_a("optimisation", optimisation, Optimisation), fields)
         super().__init__(num_classes, optimizer, optimisation)
+        self.input_shape = (at_least("in_channels", in_channels, 1), at_least("image_size", image_size, 1), image_size)
         self._save_plain_hyperparameters(
             plain_fields(teacher=teacher, student=student, loss=loss, optimisation=optimisation),
             ("teacher", "student", "loss", "optimizer", "optimisation", "lr_scheduler"),
         )
-        self.input_shape = (in_channels, at_least("image_size", image_size, 1), image_size)
-        self.student = build_model(student.network, num_classes, in_channels, **(student.args or {}))
+        self.student = built_for("student", student.network, num_classes, in_channels, student.args)
         self.note_drawn(student.network, student.args)
         self.temperature = loss.temperature
         self.soft_weight = loss.soft_weight
@@ -128,6 +128,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         self.finite_rows: FiniteRows = FiniteRows(loss.nonfinite)
         self.allow_other_teacher = teacher.allow_other
         self.teacher = FrozenTeacher(teacher, num_classes, in_channels, image_size, optimisation.compile_args)
+        self.answers = TeacherAnswers(self.teacher, teacher.outputs, loss.temperature)
         self._weighted_losses = weighted_losses
 
     @property
@@ -140,8 +141,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         super().setup(stage)
         if stage != "fit":
             return
-        self.teacher.input_shape = facts_of(attached_trainer(self)).input_shape or self.teacher.input_shape
-        self.teacher.prepare(self.class_names(), self.image_input())
+        self.answers.open(attached_trainer(self))
         if self.compile_args is not None:
             self._weighted_losses = torch.compile(weighted_losses, **self.compile_args)
 
@@ -149,9 +149,19 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         """Return the student's parameters and those that methods bring."""
         return [*super().trained_parameters(), *self.method_networks.parameters()]
 
-    def supervise(self, batch: MixedBatch) -> Supervision:
-        """Return what the student is taught on ``batch``: the teacher's answer after all hooks."""
-        teacher_logits = self.teacher(batch.inputs)
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Add what stores and replays the teacher's answers, if they are stored."""
+        return [*super().configure_callbacks(), *([] if self.answers.options is None else [self.answers])]
+
+    def supervise(self, batch: MixedBatch, batch_idx: int | None = None) -> Supervision:
+        """Return what the student is taught on ``batch``: the teacher's answer after all hooks.
+
+        Args:
+            batch: images that the teacher sees as the student does.
+            batch_idx: number of a training batch in its epoch, whose answers may be stored; None asks the teacher.
+        """
+        answers = Answers(self.teacher(batch.inputs)) if batch_idx is None else self.answers(batch, batch_idx)
+        teacher_logits = answers.logits
         with torch.no_grad(), torch.autocast(teacher_logits.device.type, enabled=False):
             finite = torch.isfinite(teacher_logits).all(1)
             self.finite_rows.add(finite)
@@ -166,13 +176,14 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
                 self.hard_weight * finite.float(),
                 self.temperature,
                 batch.mixed(),
+                answers.kept_from,
             )
         return self.apply_supervision_hooks(supervision)
 
     def training_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """Compute the distillation loss of one batch."""
         batch = self.take_batch(batch)
-        supervision = self.supervise(batch)
+        supervision = self.supervise(batch, batch_idx)
         student_logits = self(supervision.inputs)
         parts = self.loss_parts(student_logits, supervision)
         loss = torch.stack(list(parts.values())).sum()
@@ -196,7 +207,12 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         # Not the loader's own truth: that asks for a length, which a stream does not have.
         if self.trainer.val_dataloaders is None or not sum(self.trainer.num_val_batches):
             return
-        accuracy, nll = self._evaluate_teacher()
+        figures = self.answers.kept_validation() if self.teacher.network is None else self._evaluate_teacher()
+        if figures is None:
+            return
+        accuracy, nll = figures
+        if self.trainer.is_global_zero:
+            self.answers.keep_validation(accuracy, nll)
         values = {"teacher/val_acc": accuracy, "teacher/val_nll": nll}
         for logger in self.trainer.loggers:
             logger.log_hyperparams({"teacher_fingerprint": self.teacher.fingerprint})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,20 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ida_lightning.errors import InputError, at_least, flag, kind_of, non_negative, one_of, positive, share_below_one
+from ida_lightning.checks import path_like
+from ida_lightning.errors import (
+    InputError,
+    at_least,
+    flag,
+    is_a,
+    kind_of,
+    non_negative,
+    one_of,
+    positive,
+    share_below_one,
+)
+from ida_lightning.models import build_model
+from ida_lightning.teacher_outputs import Encoding
 
 Precision = Literal["32", "bf16", "16"]
 # LightningCLI has the same two, but importing it needs jsonargparse, which training from Python does not.
@@ -29,6 +43,55 @@ def default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
+def picklable(optimizer: OptimizerCallable, defaults: tuple[Any, ...] | None) -> OptimizerCallable:
+    """Return :func:`default_optimizer` for the lambda among a signature's defaults, else what was given."""
+    is_default = callable(optimizer) and any(optimizer is default for default in defaults or ())
+    return default_optimizer if is_default else optimizer
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """Where a teacher's answers to the training batches are stored, so that it is asked once for many students.
+
+    Args:
+        folder: of the answers; see :class:`~ida_lightning.teacher_outputs.OutputStore`.
+        mode: ``record`` asks the teacher about every batch and stores what it says; ``replay`` asks the folder alone
+            and does not build the teacher; ``auto`` asks the folder and, about what is not there, the teacher.
+        precision: ``exact``: the student is the one that the teacher itself would have taught, bit for bit; ``half``:
+            about half the space.
+        top_k: store only so many classes of a row; see :class:`~ida_lightning.teacher_outputs.Encoding`.
+        cycle: train on the pictures of the first so many epochs again and again; None for new ones in every epoch.
+
+    Raises:
+        InputError: for values out of range.
+
+    Example:
+        >>> outputs = TeacherOutputs("answers", top_k=16)
+
+        In YAML::
+
+            teacher_outputs: {folder: answers, mode: auto, top_k: 16}
+    """
+
+    folder: str
+    mode: Literal["record", "replay", "auto"] = "auto"
+    precision: Literal["exact", "half"] = "exact"
+    top_k: int | None = None
+    cycle: int | None = None
+
+    def __post_init__(self) -> None:
+        # As text: a checkpoint with a Path could not be read safely.
+        object.__setattr__(self, "folder", str(path_like("teacher_outputs.folder", self.folder)))
+        one_of("teacher_outputs.mode", self.mode, ("record", "replay", "auto"))
+        if self.cycle is not None:
+            at_least("teacher_outputs.cycle", self.cycle, 1)
+        self.encoding(1.0)
+
+    def encoding(self, temperature: float) -> Encoding:
+        """Return how answers are stored; their sums over what is left out are taken at ``temperature``."""
+        return Encoding(self.precision, self.top_k, temperature)
+
+
 @dataclass(frozen=True)
 class Teacher:
     """Which network teaches, and how it is run.
@@ -39,6 +102,7 @@ class Teacher:
         args: further arguments of :func:`ida_lightning.models.build_model`.
         precision: of its forward pass; None is that of the Trainer.
         allow_other: resume a run although the teacher's weights are not those it was started with.
+        outputs: where its answers are stored; None asks it in every step.
 
     Raises:
         InputError: for a network that is neither, and an unknown precision.
@@ -56,12 +120,22 @@ class Teacher:
     args: dict[str, Any] | None = None
     precision: Precision | None = None
     allow_other: bool = False
+    outputs: TeacherOutputs | None = None
 
     def __post_init__(self) -> None:
-        _check_network("teacher", self.network)
+        check_network("teacher", self.network)
+        if isinstance(self.outputs, Mapping):  # as a checkpoint keeps it
+            known = set(TeacherOutputs.__dataclass_fields__)
+            if not {"folder"} <= set(self.outputs) <= known:
+                raise InputError(f"teacher_outputs: expected folder and others of {sorted(known)}, got {self.outputs}")
+            object.__setattr__(self, "outputs", TeacherOutputs(**self.outputs))
+        if self.outputs is not None:
+            is_a("teacher_outputs", self.outputs, TeacherOutputs)
         check_args("teacher_args", self.args)
         if self.checkpoint is not None and not isinstance(self.checkpoint, (str, Path)):
             raise InputError(f"teacher_checkpoint: expected a path, got {kind_of(self.checkpoint)}")
+        if self.checkpoint is not None:  # a checkpoint with a Path could not be read safely
+            object.__setattr__(self, "checkpoint", str(self.checkpoint))
         flag("allow_other_teacher", self.allow_other)
         if self.precision is not None:
             one_of("teacher_precision", self.precision, ("32", "bf16", "16"))
@@ -90,7 +164,7 @@ class Student:
     args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _check_network("student", self.network)
+        check_network("student", self.network)
         check_args("student_args", self.args)
 
 
@@ -196,6 +270,17 @@ def check_args(name: str, args: object) -> dict[str, Any]:
     return dict(args)
 
 
-def _check_network(name: str, network: object) -> None:
+def built_for(
+    argument: str, network: str | nn.Module, num_classes: int, in_channels: int, args: dict[str, Any] | None
+) -> nn.Module:
+    """Build the network of an argument, which errors name; see :func:`ida_lightning.models.build_model`."""
+    try:
+        return build_model(network, num_classes, in_channels, **(args or {}))
+    except InputError as error:
+        raise InputError(re.sub(r"^model:", f"{argument}:", str(error))) from error
+
+
+def check_network(name: str, network: object) -> None:
+    """Refuse a network that is neither a name nor a module."""
     if not isinstance(network, (str, nn.Module)):
         raise InputError(f"{name}: expected a timm name or a module, got {kind_of(network)}")

@@ -8,11 +8,19 @@ from __future__ import annotations
 import difflib
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal, TypedDict, TypeVar
 
 from ida_lightning.errors import InputError
-from ida_lightning.modules.options import Loss, LRSchedulerCallable, Optimisation, Precision, Student, Teacher
+from ida_lightning.modules.options import (
+    Loss,
+    LRSchedulerCallable,
+    Optimisation,
+    Precision,
+    Student,
+    Teacher,
+    TeacherOutputs,
+)
 
 
 class OptimisationFields(TypedDict, total=False):
@@ -32,6 +40,7 @@ class DistillationFields(OptimisationFields, total=False):
     teacher_args: dict[str, Any] | None
     teacher_precision: Precision | None
     allow_other_teacher: bool
+    teacher_outputs: TeacherOutputs | None
     student_args: dict[str, Any] | None
     temperature: float
     soft_weight: float
@@ -45,6 +54,7 @@ SHORT_NAMES: Mapping[str, tuple[str, str]] = {
     "teacher_args": ("teacher", "args"),
     "teacher_precision": ("teacher", "precision"),
     "allow_other_teacher": ("teacher", "allow_other"),
+    "teacher_outputs": ("teacher", "outputs"),
     "student_args": ("student", "args"),
     **{name: ("loss", name) for name in ("temperature", "soft_weight", "hard_weight", "nonfinite")},
     **{name: ("optimisation", name) for name in ("lr_scheduler", "lr_reference_batch", "compile_args")},
@@ -160,5 +170,6 @@ def plain_fields(**groups: Teacher | Student | Loss | Optimisation) -> dict[str,
     plain: dict[str, Any] = {name: network for name, network in networks.items() if isinstance(network, str)}
     for name, (argument, field) in SHORT_NAMES.items():
         if argument in groups and name != "lr_scheduler":
-            plain[name] = vars(groups[argument])[field]
+            value = vars(groups[argument])[field]
+            plain[name] = asdict(value) if isinstance(value, TeacherOutputs) else value
     return plain

@@ -1,4 +1,4 @@
-"""Fashion-MNIST in memory."""
+"""The data module of Fashion-MNIST, kept in memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torchvision.datasets import FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from ida_lightning.augment.augmentation import Augmentation
+from ida_lightning.checks import path_like
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, flag, whole_number
 
 _FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 # What torchvision's reader runs into when a file is something else or ends too early.
@@ -20,7 +21,7 @@ _UNREADABLE = (AssertionError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 class FashionMNISTDataModule(MixingDataModule):
-    """60,000 training and 10,000 test pictures of clothes, 28 x 28 grey pixels, in 10 classes (Xiao et al. 2017).
+    """Reads 60,000 training and 10,000 test images of clothes, 28 x 28 grey pixels, in 10 classes (Xiao et al. 2017).
 
     The validation split is carved from the training images, stratified and fixed, so that nothing needs to be
     selected on the test images.
@@ -55,12 +56,10 @@ class FashionMNISTDataModule(MixingDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(augmentation=augmentation, **kwargs)
-        if not 10 <= val_images <= 59_990:
-            raise InputError(f"val_images: expected 10 ... 59990, at least one a class, got {val_images}")
-        self.root = Path(root).expanduser()
+        self.root = path_like("root", root)
         self.folder = self.root / "FashionMNIST" / "raw"
-        self.download = download
-        self.val_images = val_images
+        self.download = flag("download", download)
+        self.val_images = whole_number("val_images", val_images, 10, 59_990)  # at least one a class on both sides
 
     def prepare_data(self) -> None:
         """Fetch the data set if asked to, on one process."""
@@ -74,7 +73,7 @@ class FashionMNISTDataModule(MixingDataModule):
             raise InputError(f"download: Fashion-MNIST could not be fetched into {self.root} ({reason})") from error
 
     def load(self) -> dict[str, InMemoryImages]:
-        """Both official parts; validation is taken from the training one."""
+        """Read both official parts; validation is taken from the training one."""
         official, test = self._images("train"), self._images("t10k")
         train, val = stratified_split(official.labels, self.val_images)
         return {"train": official.subset(train), "val": official.subset(val), "test": test}

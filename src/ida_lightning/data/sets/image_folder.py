@@ -1,4 +1,4 @@
-"""Folders of image files, one per class: photographs of one's own, ImageNet, and everything in its layout."""
+"""The data module of folders of image files, one per class: your own photographs, ImageNet, all in its layout."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torchvision.transforms import v2
 
 from ida_lightning.augment.augmentation import Augmentation
+from ida_lightning.checks import function, path_like, pixel_deviations, pixel_means
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import DecodedImages, middle_of
 from ida_lightning.data.image_files import (
@@ -24,13 +25,13 @@ from ida_lightning.data.image_files import (
 )
 from ida_lightning.data.in_memory import carve
 from ida_lightning.data.stored import say_unreadable, store_in_file, store_in_memory, unreadable_files
-from ida_lightning.errors import InputError, at_least, flag, kind_of, one_of, positive_share, share
+from ida_lightning.errors import InputError, at_least, flag, one_of, positive_share, share
 
 Transform = Callable[[Any], Any]
 
 
 class _Part(NamedTuple):
-    """A split before it is read: which rows of which files, and where they come from in words."""
+    """Holds a split before it is read: which rows of which files, and where they come from in words."""
 
     files: ImageFiles
     rows: np.ndarray
@@ -38,7 +39,7 @@ class _Part(NamedTuple):
 
 
 class ImageFolderDataModule(MixingDataModule):
-    """Images in ``root/train/<class>/``, decoded by worker processes as they are needed.
+    """Reads images in ``root/train/<class>/``, decoded by worker processes as they are needed.
 
     Training images get the ImageNet recipe, a random crop of random size and a flip; the others are resized so that
     a centred crop keeps 7/8 of the short side. Images are seen as in a viewer: upright, transparent pixels on white.
@@ -118,30 +119,28 @@ class ImageFolderDataModule(MixingDataModule):
         **kwargs: Any,
     ) -> None:
         self.image_size = at_least("image_size", image_size, 1)
-        self.mean = mean
-        self.std = std
+        self.mean, self.std = pixel_means("mean", mean, 3), pixel_deviations("std", std, 3)
         super().__init__(augmentation=augmentation, num_workers=num_workers, **kwargs)
         if val_share is not None:
             share("val_share", val_share)
         _at_most_one(val_folder=val_folder, val_files=val_files, val_share=val_share)
         _at_most_one(test_folder=test_folder, test_files=test_files)
-        self.root = Path(root)
-        self.train_folder = train_folder
-        self.val_folder, self.test_folder, self.predict_folder = val_folder, test_folder, predict_folder
-        self.val_files, self.test_files = val_files, test_files
+        self.root = path_like("root", root)
+        self.train_folder = str(path_like("train_folder", train_folder))
+        self.val_folder, self.test_folder = _text_path("val_folder", val_folder), _text_path("test_folder", test_folder)
+        self.predict_folder = _text_path("predict_folder", predict_folder)
+        self.val_files, self.test_files = _text_path("val_files", val_files), _text_path("test_files", test_files)
         self.val_share = val_share
         self.min_scale = positive_share("min_scale", min_scale)
-        self.transforms = list(transform) if isinstance(transform, (list, tuple)) else [transform] if transform else []
-        for step in self.transforms:
-            if not callable(step) or isinstance(step, type):
-                raise InputError(f"transform: expected callables on images, got {kind_of(step)}")
+        steps = transform if isinstance(transform, (list, tuple)) else [] if transform is None else [transform]
+        self.transforms = [function("transform", step) for step in steps]
         self.train_crop = flag("train_crop", train_crop)
         self.unreadable = one_of("unreadable", unreadable, ("raise", "skip"))
         self.in_memory, self.cache = flag("in_memory", in_memory), flag("cache", cache)
 
     @property
     def class_names(self) -> list[str]:  # type: ignore[override]
-        """The class folders of the training folder, sorted."""
+        """Return the names of the class folders of the training folder, sorted."""
         return class_folders(self._folder("root", self.train_folder))
 
     def prepare_data(self) -> None:
@@ -271,7 +270,7 @@ class ImageFolderDataModule(MixingDataModule):
         return folder
 
     def _has_classes(self, name: str) -> bool:
-        """Say whether a folder is there that could be a split: one of images without classes is none."""
+        """Tell whether a folder exists and has class folders, as every split must."""
         if Path(self.train_folder) == Path():  # then it is a class
             return False
         return (self.root / name).is_dir() and bool(class_folders(self.root / name))
@@ -280,8 +279,12 @@ class ImageFolderDataModule(MixingDataModule):
         return list_classes(self._folder(what, name), what, classes)
 
 
+def _text_path(name: str, value: str | None) -> str | None:
+    return None if value is None else str(path_like(name, value))
+
+
 def _at_most_one(**given: Any) -> None:
-    """Refuse two answers to one question."""
+    """Raise if more than one of these options is given."""
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise InputError(f"{names[0]}: expected one of {', '.join(given)}, got {' and '.join(names)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,19 +161,18 @@ def check_result(content: Any, method: str, seed: int) -> Result:
     for key in ("seconds_per_step", "initial_weights", "teacher_sha256"):
         if key not in content:
             raise ValueError(f"no {key}")
-    for weights in ("last", "best"):
-        for key in _FIGURES:
-            value = content[weights].get(key)
-            if value is None and key in _CAN_BE_MISSING and key in content[weights]:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                raise ValueError(f"{weights}.{key} is {value!r}")
-            if key.endswith(("_acc", "_ece", "_ece_scaled", "agreement")) and value > 1:
-                raise ValueError(f"{weights}.{key} is {value!r}")
+    for weights, key in product(("last", "best"), _FIGURES):
+        value = content[weights].get(key, "missing")
+        if value is None and key in _CAN_BE_MISSING:
+            continue
+        most = 1 if key.endswith(_SHARES) else float("inf")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+            raise ValueError(f"{weights}.{key} is {value!r}")
     return content
 
 
 _CAN_BE_MISSING = ("test_nll_scaled", "test_ece_scaled", "temperature", "agreement", "teacher_kl")
+_SHARES = ("_acc", "_ece", "_ece_scaled", "agreement")
 _FIGURES = (*(f"{split}_{name}" for split in ("val", "test") for name in ("acc", "nll", "ece")), *_CAN_BE_MISSING)
 
 
