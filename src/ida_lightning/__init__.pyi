@@ -103,6 +103,7 @@ from .revision_selection import revision_logit_loss as revision_logit_loss
 from .revision_selection import revision_probability_loss as revision_probability_loss
 from .revision_selection import teach_trusted_rows as teach_trusted_rows
 from .revision_selection import trusted_rows as trusted_rows
+from .studies.audit import audit_teacher as audit_teacher
 from .supervision import Supervision as Supervision
 from .supervision import SupervisionHook as SupervisionHook
 from .supervision import add_soft_labels as add_soft_labels

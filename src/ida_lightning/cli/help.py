@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "test": "Evaluate a checkpoint on the test images.",
     "predict": "Write classes and probabilities of images, labelled or not, into a table.",
     "audit": "Say whether the teacher breaks orders on mixed images, and what a correction would change.",
+    "teach": "Store the teacher's answers to a run's images, so that training needs no teacher.",
     "compare": "Run methods x seeds on one set-up and compare them, with intervals.",
 }
 
@@ -49,6 +50,7 @@ _SHORT = {
     "teacher_args": ("further arguments of its network, such as {stem: small}", None),
     "teacher_precision": ("of the teacher's forward pass; that of the Trainer if not given", None),
     "allow_other_teacher": ("resume although the teacher's weights are not those the run was started with", False),
+    "teacher_outputs": ("where its answers are stored and replayed from, such as {folder: answers}", None),
     "student_args": ("further arguments of the student's network", None),
 }
 _METAVAR = {"config": "FILE", "model": "CLASS", "data": "CLASS", "print_config": "", "seed_everything": "SEED"}

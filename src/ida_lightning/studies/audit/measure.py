@@ -88,7 +88,7 @@ def measure(
         progress: wraps the numbers of the batches, to show how far it is.
 
     Returns:
-        The measured rows, by way of mixing and for ``validation``.
+        The measured rows, by way of mixing and, if there are such images, for ``validation``.
 
     Raises:
         InputError: for a training split without a batch, and a teacher whose logits are never finite.
@@ -107,7 +107,7 @@ def measure(
         plain = data.transfer_batch_to_device(batch, device, 0)
         logits = teacher(data.normalise(plain.inputs))
         parts["validation"].append(_measured(logits, plain.label_mix, temperature, revise))
-    return {name: _joined(name, batches_of) for name, batches_of in parts.items()}
+    return {name: _joined(name, batches_of) for name, batches_of in parts.items() if batches_of}
 
 
 def training_batches(
