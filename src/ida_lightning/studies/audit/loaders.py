@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader
 from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.data import MixingDataModule
 from ida_lightning.data.decoded import attribute_of
-from ida_lightning.data.pools import mix_batch
 from ida_lightning.errors import InputError, at_least
-from ida_lightning.mixing import MixedBatch, Mixing
+from ida_lightning.mixing import MixedBatch, Mixing, mix_batch
 from ida_lightning.models import logits_of
 from ida_lightning.modules import DistillationModule
 from ida_lightning.studies.audit.report import Report
