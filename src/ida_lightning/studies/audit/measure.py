@@ -91,7 +91,7 @@ def measure(
         stored: the teacher's answers to the run's own pictures, read in its place where they are those looked at.
 
     Returns:
-        The measured rows, by way of mixing and for ``validation``.
+        The measured rows, by way of mixing and, if there are such images, for ``validation``.
 
     Raises:
         InputError: for a training split without a batch, and a teacher whose logits are never finite.
@@ -113,7 +113,7 @@ def measure(
         plain = data.transfer_batch_to_device(batch, device, 0)
         logits = teacher(data.normalise(plain.inputs))
         parts["validation"].append(_measured(logits, plain.label_mix, temperature, revise))
-    return {name: _joined(name, batches_of) for name, batches_of in parts.items()}
+    return {name: _joined(name, batches_of) for name, batches_of in parts.items() if batches_of}
 
 
 def training_batches(
