@@ -4,11 +4,11 @@ import pytest
 import yaml
 from benchmarks import outputs
 
-from tests.teacher_outputs.test_encoding import rows_of
+from tests.helpers.problems import logits_and_mix
 
 
 def test_exact_is_free_of_loss_and_fewer_classes_lose_more():
-    lines = outputs.lines_of(4.5, [rows_of(32, 100, seed=seed) for seed in range(4)])
+    lines = outputs.lines_of(4.5, [logits_and_mix(32, 100, seed=seed) for seed in range(4)])
     table = {cells[1]: cells[2:] for cells in ([cell.strip() for cell in line.split("|")] for line in lines[2:9])}
     assert list(table) == list(outputs.ENCODINGS)
     assert table["exact"][:3] == ["400", "0", "100.0%"]

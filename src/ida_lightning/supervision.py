@@ -213,7 +213,11 @@ def weighted_losses(
         student_logits: ``(batch, classes)``.
         supervision: what the student is taught on these rows.
         hard_temperature: of the cross-entropy.
+
+    Raises:
+        InputError: for logits and supervision of another kind.
     """
+    is_a("supervision", supervision, Supervision)
     kd = distillation_loss(student_logits, supervision.soft_labels, supervision.temperature)
     hard = mixed_cross_entropy(student_logits, supervision.label_mix, hard_temperature)
     return (supervision.soft_weight * kd).mean(), (supervision.hard_weight * hard).mean()

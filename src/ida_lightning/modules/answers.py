@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -87,11 +87,11 @@ class TeacherAnswers(L.Callback):
         self.teacher.fingerprint = self.teacher.fingerprint or stored["teacher"]["fingerprint"]
         data.cycle = options.cycle  # type: ignore[attr-defined]  # facts.pictures says that it is one of ours
 
-    def reader(self, pictures: Mapping[str, Any], precision: str) -> OutputStore | None:
+    def reader(self, pictures: Callable[[], Mapping[str, Any]], precision: str) -> OutputStore | None:
         """Open exact answers for whoever looks at the first epoch of one process; None if none fit, which is logged.
 
         Args:
-            pictures: what the data module says of them.
+            pictures: asked what the data module says of them.
             precision: of the Trainer.
         """
         options = self.options
@@ -99,7 +99,7 @@ class TeacherAnswers(L.Callback):
             return None
         store = OutputStore(Path(options.folder), Encoding(), self.teacher.num_classes, rank=0)
         try:
-            check_manifest(store.folder, self._known(self._facts(pictures, precision, 1, options)))
+            check_manifest(store.folder, self._known(self._facts(pictures(), precision, 1, options)))
         except InputError as error:
             rank_zero_info(f"the teacher is asked itself: {error}")
             return None
