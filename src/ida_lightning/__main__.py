@@ -7,6 +7,7 @@ import signal
 import sys
 
 import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ida_lightning.cli import one_line
 from ida_lightning.cli.messages import importing_from_here
@@ -37,7 +38,7 @@ def main(args: list[str] | None = None) -> None:
                 predict_images(given[1:])
             else:
                 AuditCLI(args).run()
-    except InputError as error:
+    except (InputError, MisconfigurationException) as error:
         print(f"ida-lightning: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
     except Terminated:

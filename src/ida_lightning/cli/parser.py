@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
@@ -42,6 +44,26 @@ class Parser(LightningArgumentParser):
             self.add_argument(f"--{nested_key}.{name}", type=int | float | None, default=None, help=text)
         return [*added, *(f"{nested_key}.{name}" for name in _LIMITS)]
 
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        """Parse a command line; a config that is no text in UTF-8 is named."""
+        try:
+            return super().parse_args(args, *others, **kwargs)
+        except UnicodeDecodeError as error:
+            given = [str(arg).rpartition("=")[2] for arg in (sys.argv[1:] if args is None else args)]
+            names = [name for name in given if _is_no_text(name)]
+            raise InputError(f"config: expected a text file in UTF-8, got {', '.join(names) or error}") from error
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message that argparse would print before it exits."""
         raise InputError(explain(message, ex)) from ex
+
+
+def _is_no_text(name: str) -> bool:
+    """Say whether a name is that of a file that is not in UTF-8."""
+    try:
+        Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
