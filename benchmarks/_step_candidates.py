@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -31,7 +34,7 @@ from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.methods import CutMixPickCallback, IsotonicSoftLabelCallback, TeacherLabelCallback
 from ida_lightning.mixing import MixedBatch, Mixing
 from ida_lightning.models import build_model
-from ida_lightning.modules import DistillationModule
+from ida_lightning.modules import DistillationModule, Teacher, TeacherOutputs
 
 TEMPERATURE, SOFT, HARD = 4.5, 0.95, 0.05
 sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -53,6 +56,18 @@ class Pixels(MixingDataModule):
         return {"train": self.images}
 
 
+class FreeTeacher(nn.Module):
+    """Answers without looking: what is left of a step is what it costs without a teacher."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("logits", logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return as many rows as there are images."""
+        return self.logits[: len(images)]
+
+
 class Bench:
     """The candidates: each starts from the same weights, takes the clock's steps and returns the trained student."""
 
@@ -65,11 +80,16 @@ class Bench:
         rows = max(options.images, options.batch * max(51, WARMUP + options.steps + 1))
         images = torch.randint(256, (rows, 3, 32, 32), dtype=torch.uint8)
         self.images = InMemoryImages(images, torch.randint(options.classes, (rows,)))
+        self.answers = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self.answers, ignore_errors=True)
         merges = {"kd_i_python": outside.python_merge, "kd_i_python_lists": outside.python_merge_lists}
         self.candidates: dict[str, Callable[[Clock], nn.Module]] = {
             "bare": self.bare,
             "timm": self.timm,
             "kd": self.fit,
+            "kd_free": partial(self.fit, teacher=FreeTeacher(torch.randn(3 * options.batch, options.classes))),
+            "kd_record": self.record,
+            "kd_stored": self.replay,
             "kd_measure": partial(self.fit, strength=0.0),
             "kd_i": partial(self.fit, strength=1.0),
             **{name: partial(self.fit, merge=merge) for name, merge in merges.items()},
@@ -135,6 +155,16 @@ class Bench:
         )
         return task.train()
 
+    def record(self, clock: Clock) -> nn.Module:
+        """Lightning, storing the teacher's answers."""
+        return self.fit(clock, outputs=TeacherOutputs(str(self.answers), "record"))
+
+    def replay(self, clock: Clock) -> nn.Module:
+        """Lightning, with the stored answers in the teacher's place."""
+        if not any(self.answers.iterdir()):
+            self.record(Clock(self.device, clock.steps))
+        return self.fit(clock, outputs=TeacherOutputs(str(self.answers), "replay"))
+
     def fit(
         self,
         clock: Clock,
@@ -143,10 +173,13 @@ class Bench:
         timed: bool = False,
         pool: int = 0,
         callbacks: Sequence[L.Callback] = (),
+        teacher: nn.Module | None = None,
+        outputs: TeacherOutputs | None = None,
     ) -> nn.Module:
         """Lightning: without correction, with our callback, with another merge in its place, or with other ones."""
-        options, (teacher, student) = self.options, self.networks()
-        module = DistillationModule(teacher, student, options.classes, optimizer=sgd)
+        options, (given, student) = self.options, self.networks()
+        source = Teacher(teacher or given, outputs=outputs)
+        module = DistillationModule(source, student, options.classes, optimizer=sgd)
         if timed:
             module.register_supervision_hook(lambda supervision: clock.start("correction") or supervision)
         if merge is not None:

@@ -123,7 +123,7 @@ def test_missing_teacher_says_what_to_run(capsys):
 
 
 def test_missing_and_unknown_subcommands_are_one_line(capsys):
-    assert "{fit,validate,test,predict,audit}" in complaint_of([], capsys)
+    assert "{fit,validate,test,predict,audit" in complaint_of([], capsys)
     assert "invalid choice: 'fitt'" in complaint_of(["fitt"], capsys)
 
 

@@ -19,7 +19,7 @@ from ida_lightning.callbacks import ExportCallback, PredictionsCallback
 from ida_lightning.data.loading import EpochSampler
 from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.metrics import violated_rows
-from ida_lightning.modules import ClassificationModule, DistillationModule
+from ida_lightning.modules import ClassificationModule, DistillationModule, TeacherOutputs
 from ida_lightning.modules.evaluation import rows_that_count
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
@@ -57,11 +57,11 @@ class Report(Callback):
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(self.seen))
 
 
-def fit(tmp_path, name, teacher, student=None, data=None, callbacks=(), **options):
+def fit(tmp_path, name, teacher, student=None, data=None, callbacks=(), outputs=None, **options):
     folder = tmp_path / name
     folder.mkdir()
     torch.manual_seed(1)
-    module = DistillationModule(teacher, student or TinyNet(), 4, 1, 8)
+    module = DistillationModule(teacher, student or TinyNet(), 4, 1, 8, teacher_outputs=outputs)
     data = data or BlobsDataModule(batch_size=8, mixing=Mixing("cutmix"))
     callbacks = [Report(folder), IsotonicSoftLabelCallback(), *callbacks]
     run = trainer(tmp_path, max_epochs=2, callbacks=callbacks, **options)
@@ -92,6 +92,24 @@ def test_students_agree_teachers_stay_and_draws_differ(tmp_path):
 
     _, again = fit(tmp_path, "again", TinyNet(), devices=2, strategy="ddp_fork")
     assert [seen["weights"] for seen in again] == [first["weights"], second["weights"]]
+
+
+def test_stored_answers_of_two_processes_teach_the_same(tmp_path):
+    two, folder = {"devices": 2, "strategy": "ddp_fork"}, tmp_path / "answers"
+    _, live = fit(tmp_path, "live", TinyNet(), **two)
+    torch.manual_seed(1)
+    teacher = TinyNet()
+    _, recorded = fit(tmp_path, "record", teacher, outputs=TeacherOutputs(folder, "record"), **two)
+    names = {f"epoch_000{epoch}-rank_{rank}.npy" for epoch in (0, 1) for rank in (0, 1)}
+    assert {path.name for path in folder.glob("epoch*")} == names
+    before = {name: (folder / name).read_bytes() for name in names}
+    _, replayed = fit(tmp_path, "auto", teacher, outputs=TeacherOutputs(folder), **two)
+    assert [seen["student"] for seen in replayed] == [seen["student"] for seen in recorded]
+    assert [seen["loss"] for seen in replayed] == [seen["loss"] for seen in recorded]
+    assert [seen["index"] for seen in live] == [seen["index"] for seen in replayed]
+    assert {name: (folder / name).read_bytes() for name in names} == before
+    with pytest.raises(InputError, match=r"teacher_outputs: expected processes 2, with which .* was recorded, got 1"):
+        fit(tmp_path, "one", teacher, outputs=TeacherOutputs(folder))
 
 
 class Uneven(BlobsDataModule):

@@ -15,7 +15,7 @@ LAYERS = [
     {"isotonic", "mixing", "losses", "supervision"},
     {"metrics", "models", "plots", "adapters", "augment"},
     {"picking", "revision_selection", "truth", "lightning_internals", "checkpoint_io", "locks"},
-    {"data_facts"},
+    {"data_facts", "teacher_outputs"},
     {"data", "modules"},
     {"methods"},
     {"callbacks"},

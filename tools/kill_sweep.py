@@ -1,4 +1,4 @@
-"""Kill a fit, an export, an audit and a comparison with SIGKILL at their file events, and look at what is left.
+"""Kill fits, an export, an audit and a comparison with SIGKILL at their file events, and look at what is left.
 
 ``python -m tools.kill_sweep --every 5`` from the root of the repository. A job runs in a forked process, in which an
 audit hook counts what touches files under the job's folder or under ``TMPDIR`` and kills the process at the n-th event.
@@ -9,6 +9,7 @@ weights, equal figures. ``TMPDIR`` is once on the file system of the outputs and
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import yaml  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
@@ -36,6 +38,7 @@ _DATA = {"class_path": "tests.helpers.data.BlobsDataModule", "init_args": {"batc
 _TRAINER = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 2}
 _STUDENT = {"class_path": "ClassificationModule", "init_args": {"model": "test_resnet"}}
 _KEEP = {"class_path": "CheckpointCallback", "init_args": {"dirpath": "kept", "monitor": "model/val_acc"}}
+_KEEP_STUDENT = {"class_path": "CheckpointCallback", "init_args": {"dirpath": "kept", "monitor": "student/val_acc"}}
 _EXPORT = {"class_path": "ExportCallback", "init_args": {"path": "network.safetensors"}}
 _ISOTONIC = {"class_path": "IsotonicSoftLabelCallback"}
 
@@ -188,7 +191,35 @@ def _result_of_compare() -> Any:
     return names, {name: [cell[key] for key in ("last", "best", "logged", "steps")] for name, cell in cells.items()}
 
 
+# --- a fit that stores its teacher's answers
+
+
+def _prepare_recording() -> None:
+    (network := build_model("test_resnet", 4, 1)).eval()
+    save_file(network.state_dict(), "teacher.safetensors")
+    outputs = {"folder": "answers"}
+    teacher = {"teacher": "test_resnet", "teacher_checkpoint": "teacher.safetensors", "teacher_outputs": outputs}
+    model = {"class_path": "DistillationModule", "init_args": {**teacher, "student": "test_resnet"}}
+    trainer = {**_TRAINER, "max_epochs": 3, "callbacks": [_KEEP_STUDENT, _EXPORT]}
+    _write("fit.yaml", trainer=trainer, model=model, data=_DATA)
+
+
+def _look_at_recording() -> list[str]:
+    wrong = []
+    for path in Path("answers").glob("epoch_*.npy"):
+        if np.load(path, allow_pickle=False)["done"].tolist() != [1] * 4:
+            wrong.append(f"{path} has its name and is not whole")
+    return wrong
+
+
+def _result_of_recording() -> Any:
+    files = sorted(Path("answers").glob("epoch_*"))
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return [file.name for file in files], digest, _result_of_fit()
+
+
 JOBS = {
+    "record": Job(_prepare_recording, _run_fit, _look_at_recording, _result_of_recording),
     "fit": Job(_prepare_fit, _run_fit, _look_at_fit, _result_of_fit),
     "export": Job(_prepare_export, _run_export, _look_at_export, lambda: _tensors("network.safetensors")),
     "audit": Job(_prepare_audit, _run_audit, _look_at_audit, _result_of_audit),

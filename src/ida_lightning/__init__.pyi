@@ -90,6 +90,9 @@ from .modules import (
 from .modules import (
     Teacher as Teacher,
 )
+from .modules import (
+    TeacherOutputs as TeacherOutputs,
+)
 from .picking import label_by_teacher as label_by_teacher
 from .picking import pick_rows as pick_rows
 from .picking import score_pool as score_pool

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from ida_lightning.lightning_internals import attached_datamodule
 from ida_lightning.models import ImageInput
+
+_SAMPLED_ITEMS = 16  # of a data set that is not in memory
 
 
 @runtime_checkable
@@ -30,7 +34,10 @@ class DescribedData(Protocol):
         pool: how many mixes of each image follow the clean ones in a training batch.
         seed: of shuffling and all random draws.
         splits: data sets of uint8 images by name: ``train``, ``val``, ``test``.
+        cycle: after how many epochs the same training pictures come again; None for never.
     """
+
+    cycle: int | None
 
     @property
     def class_names(self) -> Sequence[str]: ...  # noqa: D102 (described above, as those that follow)
@@ -52,6 +59,9 @@ class DescribedData(Protocol):
     def seed(self) -> int: ...  # noqa: D102
     @property
     def splits(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+    def pictures(self) -> Mapping[str, Any]:
+        """Return all that decides about the pictures of a training batch, beside epoch, batch and process."""
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return float images with zero mean and unit variance from uint8 ones."""
@@ -81,6 +91,8 @@ class DataFacts(NamedTuple):
     pool: int | None = None
     seed: int | None = None
     splits: Mapping[str, Any] | None = None
+    cycle: int | None = None
+    pictures: Callable[[], Mapping[str, Any]] | None = None
     normalise: Callable[[Tensor], Tensor] | None = None
     denormalise: Callable[[Tensor], Tensor] | None = None
 
@@ -108,3 +120,16 @@ def facts_from(data: object) -> DataFacts:
 def facts_of(trainer: L.Trainer | None) -> DataFacts:
     """Read what the data module of a Trainer says; without a Trainer, or with loaders, nothing is known."""
     return facts_from(None if trainer is None else attached_datamodule(trainer))
+
+
+def data_fingerprint(dataset: Any) -> str:
+    """Compute the SHA-256 of a data set: of all of it if in memory, else of its length and sixteen spread items."""
+    digest = hashlib.sha256(f"{type(dataset).__name__} {len(dataset)};".encode())
+    tensors: list[Any] = [vars(dataset).get(name) for name in ("images", "labels")]
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        count = min(_SAMPLED_ITEMS, len(dataset))
+        batch = dataset.__getitems__([i * len(dataset) // count for i in range(count)])
+        tensors = [batch.inputs, batch.label_mix.labels]
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -184,7 +184,7 @@ def _host() -> str:
 def _unfinished(path: Path, ending: str = "") -> Iterator[Path]:
     """Yield the name beside ``path`` under which this process writes, and leave nothing there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_unfinished(path.parent)
+    clear_unfinished(path.parent)
     unfinished = path.with_name(f".unfinished-{_host()}-{os.getpid()}-{path.name}{ending}")
     _in_progress.add(unfinished)
     try:
@@ -194,7 +194,7 @@ def _unfinished(path: Path, ending: str = "") -> Iterator[Path]:
         _in_progress.discard(unfinished)
 
 
-def _clear_unfinished(folder: Path) -> None:
+def clear_unfinished(folder: Path) -> None:
     """Remove what processes of this machine that are no more have left."""
     for file in folder.glob(f".unfinished-{_host()}-*"):
         writer = re.match(r"\.unfinished-[0-9a-f]+-(\d+)-", file.name)

@@ -53,6 +53,11 @@ def batches_begun(trainer: L.Trainer) -> int:
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
+def set_max_epochs(trainer: L.Trainer, epochs: int) -> None:
+    """Change how many epochs the next fit has."""
+    trainer.fit_loop.max_epochs = epochs
+
+
 @contextmanager
 def validation_stage(trainer: L.Trainer) -> Iterator[None]:
     """Make ``trainer.validating`` true inside, so that a data module mixes nothing."""

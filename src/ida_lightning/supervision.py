@@ -30,6 +30,8 @@ class Supervision(NamedTuple):
         hard_weight: float32 ``(batch,)``, weight of the row's cross-entropy with its hard label.
         temperature: at which ``soft_labels`` were softened, and at which the student will be compared.
         mixed: bool ``(batch,)``, which rows were mixed (:meth:`MixedBatch.mixed`); None if unknown.
+        kept_from: ``(batch,)``, where only the largest logits were stored, the smallest that is the teacher's own; None
+            where all are.
     """
 
     inputs: Tensor
@@ -41,6 +43,7 @@ class Supervision(NamedTuple):
     hard_weight: Tensor
     temperature: float
     mixed: Tensor | None = None
+    kept_from: Tensor | None = None
 
     def select(self, rows: Tensor) -> Supervision:
         """Keep only the rows named by an index or boolean mask ``(batch,)``."""
@@ -54,6 +57,7 @@ class Supervision(NamedTuple):
             self.hard_weight[rows],
             self.temperature,
             None if self.mixed is None else self.mixed[rows],
+            None if self.kept_from is None else self.kept_from[rows],
         )
 
     @property
@@ -87,7 +91,9 @@ def check_supervision(value: object, before: Supervision, source: str) -> Superv
     fields = {name: field for name, field in value._asdict().items() if name not in ("label_mix", "temperature")}
     fields |= {f"label_mix.{name}": field for name, field in zip(LabelMix._fields, value.label_mix, strict=True)}
     for name, field in fields.items():
-        if name in ("mixed", "inputs") and not isinstance(field, Tensor):  # unknown, or inputs of several tensors
+        if name in ("mixed", "kept_from", "inputs") and not isinstance(
+            field, Tensor
+        ):  # unknown, or inputs of several tensors
             continue
         if not isinstance(field, Tensor) or not field.ndim or len(field) != rows:
             raise InputError(f"{source}: expected {name} with the {rows} rows of soft_labels, got {kind_of(field)}")

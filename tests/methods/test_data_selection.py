@@ -13,6 +13,7 @@ from torch.func import grad, jacrev
 
 from ida_lightning import InputError, Mixing, violated_rows
 from ida_lightning.data import FromDatasetsDataModule
+from ida_lightning.data_facts import data_fingerprint
 from ida_lightning.methods import (
     CutMixPickCallback,
     DataSelectionCallback,
@@ -25,7 +26,7 @@ from ida_lightning.methods import data_selection as module_under_test
 from ida_lightning.methods.data_selection import Influence
 from ida_lightning.modules import ClassificationModule, DistillationModule
 from ida_lightning.revision_selection.heads import classifier_head, head_input
-from ida_lightning.revision_selection.selection import data_fingerprint, trusted_rows
+from ida_lightning.revision_selection.selection import trusted_rows
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
 from tests.helpers.pools import Taught

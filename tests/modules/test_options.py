@@ -13,7 +13,7 @@ from ida_lightning import InputError
 from ida_lightning.__main__ import main
 from ida_lightning.models import build_model
 from ida_lightning.modules import ClassificationModule, DistillationModule
-from ida_lightning.modules.options import Loss, Optimisation, Student, Teacher
+from ida_lightning.modules.options import Loss, Optimisation, Student, Teacher, TeacherOutputs
 from ida_lightning.modules.short_names import SHORT_NAMES, DistillationFields, plain_fields, spell_out
 from tests.helpers.networks import TinyNet
 from tests.helpers.trainers import trainer
@@ -30,9 +30,9 @@ def constant(optimizer):
 
 
 GROUPS = {
-    "teacher": Teacher("test_resnet", "teacher.pt", {"stem": "small"}, "bf16", True),
+    "teacher": Teacher("test_resnet", "teacher.pt", {"stem": "small"}, "bf16", True, TeacherOutputs("answers")),
     "student": Student("test_vit", {"depth": 1}),
-    "loss": Loss(3.0, 0.8, 0.3, "skip"),
+    "loss": Loss(3.0, 0.8, 0.3, "skip", 2.0),
     "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step"),
 }
 SHORT = {
@@ -40,11 +40,13 @@ SHORT = {
     "teacher_args": {"stem": "small"},
     "teacher_precision": "bf16",
     "allow_other_teacher": True,
+    "teacher_outputs": TeacherOutputs("answers"),
     "student_args": {"depth": 1},
     "temperature": 3.0,
     "soft_weight": 0.8,
     "hard_weight": 0.3,
     "nonfinite": "skip",
+    "hard_temperature": 2.0,
     "lr_scheduler": constant,
     "lr_reference_batch": 64,
     "compile_args": {"backend": "eager"},
@@ -57,7 +59,9 @@ def options_of(module):
     teacher = module.teacher
     return {
         "teacher": (teacher.source, teacher.checkpoint, teacher.args, teacher.precision, module.allow_other_teacher),
+        "outputs": module.answers.options,
         "loss": (module.temperature, module.soft_weight, module.hard_weight, module.finite_rows.policy),
+        "hard_temperature": module.hard_temperature,
         "optimisation": module.optimisation,
         "compile_args": (module.compile_args, teacher.compile_args),
         "student": sum(parameter.numel() for parameter in module.student.parameters()),
@@ -97,6 +101,7 @@ def test_a_short_name_changes_one_field_of_a_group():
         ({"student": None}, "student: expected a timm name or a module, got NoneType None"),
         ({"teacher_precision": "8"}, "teacher_precision: expected one of 32, bf16, 16, got '8'"),
         ({"lr_reference_batch": 0}, "lr_reference_batch: expected at least 1, got 0"),
+        ({"hard_temperature": 0.0}, "hard_temperature: expected a number > 0, got 0"),
         ({"hard_weight": float("nan")}, "hard_weight: expected a number >= 0, got nan"),
     ],
 )
@@ -128,6 +133,7 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
     assert kept == {
         **{"extra": 7, "num_classes": 4, "in_channels": 1, "image_size": 8, "student": "test_resnet"},
         **{"teacher_checkpoint": None, "teacher_args": None, "teacher_precision": "32", "allow_other_teacher": False},
+        **{"teacher_outputs": None, "hard_temperature": 1.0},
         **{"student_args": {"stem": "small"}, "temperature": 3.0, "soft_weight": 0.95, "hard_weight": 0.05},
         **{"nonfinite": "skip", "lr_reference_batch": 16, "compile_args": None, "warmup": 0.05, "lr_interval": None},
     }
@@ -211,3 +217,9 @@ def test_a_parsed_config_is_spelled_out(kind):
     assert foreign == {"teacher": "theirs", "loss": "mse", "student": 3}
     with pytest.raises(InputError, match="temperature: expected one value, got 4.0 and, in loss, 3.0"):
         spell_out({"loss": groups["loss"], "temperature": 4.0})
+
+
+def test_paths_are_kept_as_text_that_a_checkpoint_can_hold():
+    assert Teacher("resnet18", checkpoint=Path("teacher.safetensors")).checkpoint == "teacher.safetensors"
+    outputs = Teacher("resnet18", outputs={"folder": Path("answers")}).outputs
+    assert outputs == TeacherOutputs("answers")

@@ -28,7 +28,7 @@ from ida_lightning.cli.parser import Parser
 from ida_lightning.cli.reruns import check_reruns
 from ida_lightning.cli.values import LINKS, check_links, check_values
 from ida_lightning.errors import InputError
-from ida_lightning.files import replacing
+from ida_lightning.files import clear_unfinished, replacing
 from ida_lightning.lightning_internals import BuildThenRun
 from ida_lightning.models.reading import values_allowed
 from ida_lightning.modules.short_names import spell_out
@@ -56,6 +56,8 @@ class _ConfigCallback(SaveConfigCallback):
         if logger is None:
             return
         folder = _run_folder(logger)
+        for earlier in folder.parent.glob("*/"):
+            clear_unfinished(earlier)
         text = self.parser.dump(self.config, skip_none=False)
         with replacing(folder / self.config_filename) as unfinished:
             unfinished.write_text(text)
@@ -156,6 +158,9 @@ class IDACLI(BuildThenRun, LightningCLI):
         """Check that the teacher's weight file exists before anything is built."""
         arguments = self.arguments
         checkpoint = arguments.get("model.init_args.teacher_checkpoint")
+        outputs = arguments.get("model.init_args.teacher_outputs")
+        if outputs is not None and outputs.mode == "replay" and self.subcommand == "fit":
+            return  # the teacher's answers are there in its place
         if self.subcommand not in ("fit", *self.commands) or not checkpoint or Path(checkpoint).is_file():
             return
         advice = ""

@@ -1,10 +1,11 @@
-"""The data module that mixes on the device and keeps the label order."""
+"""The base of all data modules: it mixes on the device and keeps the label order."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
@@ -13,24 +14,26 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.checks import pixel_deviations, pixel_means, seed_or_none
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.loading import EpochSampler, ResumableLoader
+from ida_lightning.data.pools import mix_batch, stack_pool
 from ida_lightning.data.summary import lines_about
+from ida_lightning.data_facts import data_fingerprint
 from ida_lightning.errors import InputError, at_least, is_a, positive_share
-from ida_lightning.label_mix import LabelMix
 from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, to_precision
-from ida_lightning.mixing import MixedBatch, Mixing, MixPlan, mix_images, mix_labels
+from ida_lightning.mixing import MixedBatch, Mixing
 
 
 def _as_fetched(batch: Any) -> Any:
     return batch
 
 
+DRAWS = 1
+"""Counts the changes of what is drawn for a training batch from given numbers: what was stored before fits no more."""
 # The split without which a Trainer's function cannot begin.
 _NEEDED = {TrainerFn.FITTING: "train", TrainerFn.TESTING: "test"}
 _REQUIRED = ("class_names", "channels", "image_size", "mean", "std")
@@ -55,6 +58,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
         std: per channel.
         crop: share of the short side of an image that evaluation sees of it, in the middle; 1 for all.
         origins: where each split comes from, in words, for the log; :meth:`load` may fill it.
+        cycle: after how many epochs the same training pictures come again; None for never.
 
     Args:
         batch_size: rows per batch and process.
@@ -121,6 +125,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
             raise InputError(f"pool: expected 0 where mixing.kind is none, got {pool}")
         self.splits: Mapping[str, Dataset[MixedBatch]] = {}
         self.origins: dict[str, str] = {}
+        self.cycle: int | None = None
 
     def _check_attributes(self) -> None:
         channels = at_least("channels", self.channels, 1)
@@ -131,7 +136,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Return the number of classes."""
         return len(self.class_names)
 
     @abstractmethod
@@ -179,7 +184,8 @@ class MixingDataModule(L.LightningDataModule, ABC):
             self.seed,
             # Outside of training a loader starts at the beginning.
             lambda: self._position()[1] * self.batch_size if self.trainer and self.trainer.training else 0,
-            *((self.trainer.world_size, self.trainer.global_rank) if self.trainer else ()),
+            *((self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)),
+            cycle=lambda: self.cycle,
         )
         drop_last = len(sampler) >= self.batch_size
         return self._loader("train", sampler=sampler, drop_last=drop_last)
@@ -223,10 +229,26 @@ class MixingDataModule(L.LightningDataModule, ABC):
         return batch if trainer is None else batch._replace(inputs=to_precision(trainer, batch.inputs))
 
     def _position(self) -> tuple[int, int]:
-        """Return the epoch in progress, and how many training batches of it this process has begun."""
+        """Return the epoch that draws belong to, and how many training batches of it this process has begun."""
         if self.trainer is None:
             return 0, 0
-        return epoch_in_progress(self.trainer), batches_begun(self.trainer)
+        epoch = epoch_in_progress(self.trainer)
+        return epoch % (self.cycle or epoch + 1), batches_begun(self.trainer)
+
+    def pictures(self) -> dict[str, Any]:
+        """Return all that decides about the pictures of a training batch, beside epoch, batch and process."""
+        return {
+            "train": data_fingerprint(self._split("train")),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "pool": self.pool,
+            "mixing": asdict(self.mixing),
+            "augmentation": asdict(self.augmentation),
+            "image_size": self.image_size,
+            "mean": self.mean,
+            "std": self.std,
+            "draws": DRAWS,
+        }
 
     def batch_generator(self, epoch: int, batch: int, rank: int = 0) -> np.random.Generator:
         """Return the generator of all random draws of one training batch."""
@@ -242,9 +264,9 @@ class MixingDataModule(L.LightningDataModule, ABC):
         images = self.normalise(self.augmentation.apply(batch.inputs, rng, self.mean))
         clean, size = batch._replace(inputs=images), (images.shape[2], images.shape[3])
         plans = [self.mixing.draw(len(images), size, rng) for _ in range(max(1, self.pool))]
-        mixes = [_apply(plan, clean) for plan in plans if plan is not None]
+        mixes = [mix_batch(plan, clean) for plan in plans if plan is not None]
         if self.pool and mixes:
-            return _stacked(clean, mixes)
+            return stack_pool(clean, mixes)
         return mixes[0] if mixes else clean
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -260,26 +282,3 @@ class MixingDataModule(L.LightningDataModule, ABC):
 
     def _statistics(self, images: Tensor) -> Tensor:
         return torch.tensor((self.mean, self.std))[:, :, None, None].to(images.device, non_blocking=True)
-
-
-def _apply(plan: MixPlan, clean: MixedBatch) -> MixedBatch:
-    return MixedBatch(
-        mix_images(clean.inputs, plan),
-        mix_labels(clean.label_mix.labels[:, 0], plan),
-        clean.index,
-        plan.partner.to(clean.inputs.device, non_blocking=True),
-    )
-
-
-def _stacked(clean: MixedBatch, mixes: list[MixedBatch]) -> MixedBatch:
-    """Return one batch of the clean rows and their mixes, whose partners are the clean rows, so never themselves."""
-    several = mixes[0].label_mix.labels.shape[1]
-    labels, weights = clean.label_mix
-    mix = LabelMix(labels.expand(-1, several), F.pad(weights, (0, several - 1)))
-    views = [clean._replace(label_mix=mix, partner=clean.partner.expand(-1, several - 1)), *mixes]
-    return MixedBatch(
-        torch.cat([view.inputs for view in views]),
-        LabelMix(*(torch.cat(part) for part in zip(*(view.label_mix for view in views), strict=True))),
-        torch.cat([view.index for view in views]),
-        torch.cat([view.partner for view in views]),
-    )

@@ -1,4 +1,4 @@
-"""Labelled images that are read and decoded one by one, such as folders of JPEG files."""
+"""Reads and decodes labelled images one by one, such as folders of JPEG files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LABEL_KEYS = ("label", "labels", "fine_label", "target")
 
 
 class DecodedImages(Dataset[MixedBatch]):
-    """Batches of uint8 images out of any data set of images and labels.
+    """Returns batches of uint8 images from any data set of images and labels.
 
     Random transforms draw from the global generators of torch, numpy and ``random``, which are set from (seed, epoch,
     row) before every image and put back after the batch: worker processes, their number and what happened before do
@@ -102,7 +102,7 @@ class DecodedImages(Dataset[MixedBatch]):
         return MixedBatch(torch.stack(images), mix, torch.tensor(index), torch.arange(len(index))[:, None])
 
     def read(self, row: int) -> tuple[Tensor, int]:
-        """One image, decoded and transformed, and its label."""
+        """Decode and transform one image; return it with its label."""
         try:
             image, label = item_of(self.source[int(self.rows[row])], self.image_key, self.label_key)
             if isinstance(image, Image.Image):
@@ -126,11 +126,11 @@ class DecodedImages(Dataset[MixedBatch]):
         return image, label
 
     def name_of(self, row: int) -> str:
-        """The file of a row, where the source knows it, else its number."""
+        """Return the file of a row where the source knows it, else its number."""
         return self.file_of(row) or f"item {int(self.rows[row])}"
 
     def file_of(self, row: int) -> str | None:
-        """The file of a row; None if the source does not know it."""
+        """Return the file of a row; None if the source does not know it."""
         samples = attribute_of(self.source, "samples")
         return str(samples[int(self.rows[row])][0]) if samples else None
 
@@ -141,7 +141,7 @@ class DecodedImages(Dataset[MixedBatch]):
         return labels_of(self.source, label_key=self.label_key)[torch.from_numpy(self.rows)]
 
     def in_memory(self) -> InMemoryImages:
-        """Everything decoded once; for sets that fit."""
+        """Decode all images and return them as arrays, for sets that fit into memory."""
         batches = [self.__getitems__(range(at, min(at + 1000, len(self)))) for at in range(0, len(self), 1000)]
         sizes = {tuple(batch.inputs.shape[1:]) for batch in batches}
         if len(sizes) > 1:
@@ -168,7 +168,7 @@ def attribute_of(source: Any, *names: str) -> Any:
 
 
 def item_of(item: Any, image_key: str | None = None, label_key: str | None = None) -> tuple[Any, int]:
-    """Image and label of one item of a data set."""
+    """Return the image and the label of one item of a data set."""
     if isinstance(item, Mapping):
         image_key = image_key or _first_of(_IMAGE_KEYS, item, "image")
         label_key = label_key or _first_of(_LABEL_KEYS, item, "label")
@@ -182,7 +182,7 @@ def item_of(item: Any, image_key: str | None = None, label_key: str | None = Non
 
 
 def labels_of(source: Any, image_key: str | None = None, label_key: str | None = None) -> Tensor:
-    """All labels of a data set, without decoding images where it offers a way."""
+    """Return all labels of a data set, without decoding images where it offers a way."""
     if (labels := attribute_of(source, "targets", "labels")) is not None:
         return label_vector(labels)
     columns = attribute_of(source, "column_names")

@@ -1,4 +1,4 @@
-"""Image files in folders: which there are, which are left out, and how one is read."""
+"""Lists the image files in folders, says which are left out, and reads one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_NAMES = 3
 
 
 class ImageFiles:
-    """Image files and their labels as a data set of ``(RGB image, label)``.
+    """A data set of ``(RGB image, label)`` that reads image files.
 
     Args:
         samples: path and label of every file; :data:`UNKNOWN` for a label that is not known.

@@ -1,4 +1,4 @@
-"""Labelled images that fit in memory: fetched by the batch, augmented on the device."""
+"""Keeps labelled images in memory, fetches them by the batch and augments them on the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ida_lightning.mixing import MixedBatch
 
 
 class InMemoryImages(Dataset[MixedBatch]):
-    """uint8 images and their labels; a batch is one indexing operation instead of one call per image.
+    """Holds uint8 images and their labels; a batch is one indexing operation instead of one call per image.
 
     Args:
         images: uint8 ``(images, channels, height, width)``.
@@ -49,7 +49,7 @@ class InMemoryImages(Dataset[MixedBatch]):
         return MixedBatch(self.images[index], mix, index, torch.arange(len(index))[:, None])
 
     def subset(self, rows: np.ndarray) -> InMemoryImages:
-        """The images at ``rows``, copied."""
+        """Return a copy of the images at ``rows``."""
         chosen = torch.from_numpy(rows)
         return InMemoryImages(self.images[chosen], self.labels[chosen])
 

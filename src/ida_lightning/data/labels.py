@@ -1,4 +1,4 @@
-"""Labels of other people's data sets: whole numbers from 0, or one line that says what they are instead."""
+"""Checks the labels of any data set: whole numbers from 0, or one line that says what they are instead."""
 
 from __future__ import annotations
 

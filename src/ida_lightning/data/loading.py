@@ -23,6 +23,7 @@ class EpochSampler(DistributedSampler[MixedBatch]):
         rows_done: how many rows of the present epoch this process has had, asked when iteration starts.
         replicas: number of processes.
         rank: of this process.
+        cycle: asked for every epoch: after how many epochs the order comes again; None for never.
     """
 
     def __init__(
@@ -32,9 +33,15 @@ class EpochSampler(DistributedSampler[MixedBatch]):
         rows_done: Callable[[], int] = lambda: 0,
         replicas: int = 1,
         rank: int = 0,
+        cycle: Callable[[], int | None] = lambda: None,
     ) -> None:
         super().__init__(dataset, num_replicas=replicas, rank=rank, seed=seed)
         self.rows_done = rows_done
+        self.cycle = cycle
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the order and the draws of data sets that decode belong to."""
+        super().set_epoch(epoch % (self.cycle() or epoch + 1))
 
     def __iter__(self) -> Iterator[Any]:
         first = self.epoch * len(self.dataset)  # type: ignore[arg-type]
@@ -44,7 +51,7 @@ class EpochSampler(DistributedSampler[MixedBatch]):
 
 
 class ResumableLoader(DataLoader[MixedBatch]):
-    """A loader that reads nothing from its sampler before the first batch is asked for.
+    """A DataLoader that reads nothing from its sampler before the first batch is asked for.
 
     Lightning makes the iterator before it knows from which epoch and batch a resumed run goes on, and worker
     processes would start to read ahead at once. Where to go on is known to the Trainer, so the state is empty;

@@ -1,4 +1,4 @@
-"""Image files that are decoded once: kept in memory, or in a file that is mapped into memory."""
+"""Decodes image files once and keeps them in memory, or in a file that is mapped into memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_NAMES = 3
 
 
 class StoredFiles(ImageFiles):
-    """Image files whose pixels are decoded already; items are those of :class:`ImageFiles`, reduced in size.
+    """A data set of decoded image files; its items are those of :class:`ImageFiles`, reduced in size.
 
     Args:
         files: which, with their labels.

@@ -1,4 +1,4 @@
-"""What the log says about the splits of a data module."""
+"""Describes the splits of a data module for the log."""
 
 from __future__ import annotations
 

@@ -26,6 +26,8 @@ class Method(L.Callback, ABC):
 
     Attributes:
         prefix: of the keys that are logged, after ``train/``, for a method that was given no name; None is the name.
+        needs_teacher: whether the method needs the teacher itself, and not only its logits of the training batches,
+            which may be stored (:class:`~ida_lightning.modules.TeacherOutputs`).
 
     Args:
         name: letters, digits, ``_`` and ``-``; None is the name of the class.
@@ -36,6 +38,7 @@ class Method(L.Callback, ABC):
     """
 
     prefix: str | None = None
+    needs_teacher: bool = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the state here, so that a subclass that forgets ``super().__init__()`` works."""
@@ -196,6 +199,33 @@ class SupervisionMethod(Method):
     def register(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Register :meth:`transform` as a supervision hook."""
         self.register_with(module, "register_supervision_hook", self.transform)
+
+
+class SoftLabelMethod(SupervisionMethod):
+    """Base of methods that put other soft labels in the place of the teacher's, and nothing else.
+
+    A subclass defines :meth:`replace`. Logs epoch means over the training rows, after ``train/<prefix>``:
+    ``violation_rate`` (rows whose order was broken), ``violation_rate_corrected`` (rows where it still is),
+    ``moved_mass`` (share of the soft label that was moved).
+
+    Example:
+        >>> class Uniform(SoftLabelMethod):
+        ...     def replace(self, supervision):
+        ...         return supervision.soft_labels * 0 + 1 / supervision.soft_labels.shape[1]
+        >>> Uniform().log_prefix
+        'Uniform/'
+    """
+
+    @abstractmethod
+    def replace(self, supervision: Supervision) -> Tensor:
+        """Return the soft labels ``(batch, classes)`` that the student is taught instead."""
+
+    def transform(self, supervision: Supervision) -> Supervision:
+        """Replace the soft labels, and measure."""
+        before, mix = supervision.soft_labels, supervision.label_mix
+        after = self.replace(supervision)
+        self.measure(order_rows(violated_rows(before, mix), before, after, mix))
+        return supervision._replace(soft_labels=after)
 
 
 class LossMethod(Method):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ida_lightning.checks import path_like, whole_numbers
-from ida_lightning.data_facts import facts_of
+from ida_lightning.data_facts import data_fingerprint, facts_of
 from ida_lightning.errors import InputError, at_least, is_a, one_of, positive, share
 from ida_lightning.lightning_internals import attached_datamodule, forward_precision, to_precision, with_progress_bar
 from ida_lightning.methods.base import SupervisionMethod
@@ -27,7 +27,6 @@ from ida_lightning.revision_selection.selection import (
     HeadBatch,
     HeadBatches,
     Score,
-    data_fingerprint,
     influence_scores,
     read_scores,
     scores_file,
@@ -133,6 +132,11 @@ class DataSelectionCallback(SupervisionMethod):
             raise InputError(f"influence: expected nothing with score {score}, got {influence}")
         self._trusted: Tensor | None = None
         self._chosen_for: int | None = None  # epoch
+
+    @property
+    def needs_teacher(self) -> bool:  # type: ignore[override]
+        """Whether scores are made from the teacher's answers to unmixed images."""
+        return self.score != "random"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Register with the module; a new fit chooses anew."""

@@ -24,7 +24,8 @@ class IsotonicSoftLabelCallback(SupervisionMethod):
     Works with any LightningModule that offers ``register_supervision_hook``. Logs epoch means over the training
     rows: ``train/violation_rate`` (rows that broke the order as the teacher gave them),
     ``train/violation_rate_corrected`` (rows that still do), ``train/moved_mass`` (share of the soft label that was
-    moved). To add a second loss term with the corrected label instead of replacing the soft label, wrap it in
+    moved); where only the largest logits were stored also ``train/inexact_rate``, see :func:`inexact_rows`. To add a
+    second loss term with the corrected label instead of replacing the soft label, wrap it in
     :class:`AddedTermCallback`; for the choices of the code released with the paper there is
     :class:`AuthorsIsotonicCallback`.
 
@@ -95,7 +96,10 @@ class IsotonicSoftLabelCallback(SupervisionMethod):
             # Rows in order stay as they are, bit for bit.
             wrong = violated if self._margin_now == 0 else (corrected != before).any(1)
             after = torch.where(self._corrects(wrong, supervision.index)[:, None], after, before)
-        self.measure(order_rows(violated, before, after, mix))
+        rows = order_rows(violated, before, after, mix)
+        if supervision.kept_from is not None:
+            rows["inexact_rate"] = inexact_rows(supervision, after, violated)
+        self.measure(rows)
         return supervision._replace(soft_labels=after)
 
     def _corrected(self, supervision: Supervision) -> Tensor:
@@ -106,6 +110,24 @@ class IsotonicSoftLabelCallback(SupervisionMethod):
 
     def _corrects(self, wrong: Tensor, index: Tensor) -> Tensor:
         return wrong if self.share == 1 else wrong & drawn_rows(index, self.share)
+
+
+def inexact_rows(supervision: Supervision, corrected: Tensor, violated: Tensor) -> Tensor:
+    """Find rows whose correction may differ from that of the whole soft label, bool ``(batch,)``.
+
+    Where only the largest logits were stored, the correction is exact as long as its level, the lowest class of the
+    mix afterwards, is above the smallest class of the rest that was kept: what is below is left alone anyway.
+
+    Args:
+        supervision: with ``kept_from``.
+        corrected: soft labels ``(batch, classes)``.
+        violated: bool ``(batch,)``, rows that were corrected.
+    """
+    assert supervision.kept_from is not None
+    kept_from, (labels, weights) = supervision.kept_from[:, None], supervision.label_mix
+    last_kept = torch.where(supervision.teacher_logits == kept_from, corrected, -1).amax(1)
+    level = torch.where(weights > 0, corrected.gather(1, labels), torch.inf).amin(1)
+    return violated & ((last_kept >= level) | kept_from.isposinf()[:, 0])
 
 
 def drawn_rows(index: Tensor, share: float) -> Tensor:

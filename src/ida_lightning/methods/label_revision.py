@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ida_lightning.methods.base import SupervisionMethod, order_rows
-from ida_lightning.metrics import violated_rows
+from torch import Tensor
+
+from ida_lightning.methods.base import SoftLabelMethod
 from ida_lightning.revision_selection.revision import RevisionSpace, Which, check_revision, revise_soft_labels
 from ida_lightning.supervision import Supervision
 
 
-class LabelRevisionCallback(SupervisionMethod):
+class LabelRevisionCallback(SoftLabelMethod):
     """Blends wrong soft labels with the hard label until its order holds with a margin, on the device, per batch.
 
     On an image of one class the target is lifted ``1 - eta`` above the class that the teacher had on top; on a mixed
@@ -49,9 +50,7 @@ class LabelRevisionCallback(SupervisionMethod):
         self.which = which
         self.space = space
 
-    def transform(self, supervision: Supervision) -> Supervision:
-        """Revise the soft labels, and measure."""
+    def replace(self, supervision: Supervision) -> Tensor:
+        """Revise the soft labels."""
         before, mix = supervision.soft_labels, supervision.label_mix
-        after = revise_soft_labels(before, mix, self.eta, self.which, supervision.temperature, self.space)
-        self.measure(order_rows(violated_rows(before, mix), before, after, mix))
-        return supervision._replace(soft_labels=after)
+        return revise_soft_labels(before, mix, self.eta, self.which, supervision.temperature, self.space)

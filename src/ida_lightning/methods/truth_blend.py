@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import lightning as L
+from torch import Tensor
 
 from ida_lightning.errors import one_of
-from ida_lightning.methods.base import SupervisionMethod, order_rows
+from ida_lightning.methods.base import SoftLabelMethod
 from ida_lightning.methods.ramp import Ramp, checked_ramp, value_now
-from ida_lightning.metrics import violated_rows
 from ida_lightning.supervision import Supervision
 from ida_lightning.truth import Rows, blend_with_truth
 
 
-class TruthBlendCallback(SupervisionMethod):
+class TruthBlendCallback(SoftLabelMethod):
     """Blends soft labels with their hard labels: the weaker the teacher, the larger the share of truth it needs.
 
     See :func:`ida_lightning.blend_with_truth`. Logs epoch means over the training rows:
@@ -48,9 +48,6 @@ class TruthBlendCallback(SupervisionMethod):
         super().on_train_batch_start(trainer, pl_module, *args)
         self._present = value_now(self.share, trainer)
 
-    def transform(self, supervision: Supervision) -> Supervision:
-        """Blend the soft labels, and measure."""
-        before, mix = supervision.soft_labels, supervision.label_mix
-        after = blend_with_truth(before, mix, self._present, self.rows)
-        self.measure(order_rows(violated_rows(before, mix), before, after, mix))
-        return supervision._replace(soft_labels=after)
+    def replace(self, supervision: Supervision) -> Tensor:
+        """Blend the soft labels with the truth."""
+        return blend_with_truth(supervision.soft_labels, supervision.label_mix, self._present, self.rows)

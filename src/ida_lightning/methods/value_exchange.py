@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ida_lightning.methods.base import SupervisionMethod, order_rows
-from ida_lightning.metrics import violated_rows
+from torch import Tensor
+
+from ida_lightning.methods.base import SoftLabelMethod
 from ida_lightning.supervision import Supervision
 from ida_lightning.truth import exchange_values
 
 
-class ValueExchangeCallback(SupervisionMethod):
+class ValueExchangeCallback(SoftLabelMethod):
     """Sorts the values of every soft label into the order of its hard label, which makes no ties.
 
     See :func:`ida_lightning.exchange_values`. Logs ``train/exchange_violation_rate`` and the like, as
@@ -24,9 +25,6 @@ class ValueExchangeCallback(SupervisionMethod):
 
     prefix = "exchange_"
 
-    def transform(self, supervision: Supervision) -> Supervision:
-        """Exchange the values, and measure."""
-        before, mix = supervision.soft_labels, supervision.label_mix
-        after = exchange_values(before, mix)
-        self.measure(order_rows(violated_rows(before, mix), before, after, mix))
-        return supervision._replace(soft_labels=after)
+    def replace(self, supervision: Supervision) -> Tensor:
+        """Exchange the values."""
+        return exchange_values(supervision.soft_labels, supervision.label_mix)

@@ -7,16 +7,17 @@ from copy import deepcopy
 from itertools import islice
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError, at_least, is_a
 from ida_lightning.lightning_internals import attached_trainer, to_device, validation_stage
 from ida_lightning.losses import distillation_loss, mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
+from ida_lightning.modules.answers import TeacherAnswers
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.evaluation import rows_that_count, update_metrics
 from ida_lightning.modules.guards import FiniteRows
@@ -31,6 +32,7 @@ from ida_lightning.modules.short_names import (
 )
 from ida_lightning.modules.teacher import FrozenTeacher
 from ida_lightning.supervision import Supervision
+from ida_lightning.teacher_outputs import Answers
 
 
 class DistillationModule(SupervisionHooks, ClassifierBase):
@@ -59,8 +61,8 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         optimisation: schedule, learning rate and compilation, which is of student, teacher and loss.
         fields: single fields of ``teacher`` (``teacher_checkpoint``, ``teacher_args``, ``teacher_precision``,
             ``allow_other_teacher``), ``student`` (``student_args``), ``loss`` (``temperature``, ``soft_weight``,
-            ``hard_weight``, ``nonfinite``) and ``optimisation`` (``lr_scheduler``, ``lr_reference_batch``,
-            ``compile_args``, ``warmup``, ``lr_interval``) by short names.
+            ``hard_weight``, ``nonfinite``, ``hard_temperature``) and ``optimisation`` (``lr_scheduler``,
+            ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``) by short names.
 
     Raises:
         InputError: for values out of range, a field with different values by its short name and in its group, networks
@@ -123,9 +125,11 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         self.temperature = loss.temperature
         self.soft_weight = loss.soft_weight
         self.hard_weight = loss.hard_weight
+        self.hard_temperature = loss.hard_temperature
         self.finite_rows: FiniteRows = FiniteRows(loss.nonfinite)
         self.allow_other_teacher = teacher.allow_other
         self.teacher = FrozenTeacher(teacher, num_classes, in_channels, image_size, optimisation.compile_args)
+        self.answers = TeacherAnswers(self.teacher, teacher.outputs, loss.temperature)
         self._weighted_losses = weighted_losses
 
     @property
@@ -138,8 +142,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         super().setup(stage)
         if stage != "fit":
             return
-        self.teacher.input_shape = facts_of(attached_trainer(self)).input_shape or self.teacher.input_shape
-        self.teacher.prepare(self.class_names(), self.image_input())
+        self.answers.open(attached_trainer(self))
         if self.compile_args is not None:
             self._weighted_losses = torch.compile(weighted_losses, **self.compile_args)
 
@@ -147,9 +150,19 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         """Return the student's parameters and those that methods bring."""
         return [*super().trained_parameters(), *self.method_networks.parameters()]
 
-    def supervise(self, batch: MixedBatch) -> Supervision:
-        """Return what the student is taught on ``batch``: the teacher's answer after all hooks."""
-        teacher_logits = self.teacher(batch.inputs)
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Add what stores and replays the teacher's answers, if they are stored."""
+        return [*super().configure_callbacks(), *([] if self.answers.options is None else [self.answers])]
+
+    def supervise(self, batch: MixedBatch, batch_idx: int | None = None) -> Supervision:
+        """Return what the student is taught on ``batch``: the teacher's answer after all hooks.
+
+        Args:
+            batch: images that the teacher sees as the student does.
+            batch_idx: number of a training batch in its epoch, whose answers may be stored; None asks the teacher.
+        """
+        answers = Answers(self.teacher(batch.inputs)) if batch_idx is None else self.answers(batch, batch_idx)
+        teacher_logits = answers.logits
         with torch.no_grad(), torch.autocast(teacher_logits.device.type, enabled=False):
             finite = torch.isfinite(teacher_logits).all(1)
             self.finite_rows.add(finite)
@@ -164,13 +177,14 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
                 self.hard_weight * finite.float(),
                 self.temperature,
                 batch.mixed(),
+                answers.kept_from,
             )
         return self.apply_supervision_hooks(supervision)
 
     def training_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
         """Compute the distillation loss of one batch."""
         batch = self.take_batch(batch)
-        supervision = self.supervise(batch)
+        supervision = self.supervise(batch, batch_idx)
         student_logits = self(supervision.inputs)
         parts = self.loss_parts(student_logits, supervision)
         loss = torch.stack(list(parts.values())).sum()
@@ -183,7 +197,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
 
     def loss_parts(self, student_logits: Tensor, supervision: Supervision) -> dict[str, Tensor]:
         """Return the named parts whose sum is the loss; each the mean over rows, weights included."""
-        kd_loss, hard_loss = self._weighted_losses(student_logits, supervision)
+        kd_loss, hard_loss = self._weighted_losses(student_logits, supervision, self.hard_temperature)
         parts = {"kd_loss": kd_loss, "hard_loss": hard_loss}
         for name in self.replaced_parts():
             del parts[name]
@@ -194,7 +208,12 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         # Not the loader's own truth: that asks for a length, which a stream does not have.
         if self.trainer.val_dataloaders is None or not sum(self.trainer.num_val_batches):
             return
-        accuracy, nll = self._evaluate_teacher()
+        figures = self.answers.kept_validation() if self.teacher.network is None else self._evaluate_teacher()
+        if figures is None:
+            return
+        accuracy, nll = figures
+        if self.trainer.is_global_zero:
+            self.answers.keep_validation(accuracy, nll)
         values = {"teacher/val_acc": accuracy, "teacher/val_nll": nll}
         for logger in self.trainer.loggers:
             logger.log_hyperparams({"teacher_fingerprint": self.teacher.fingerprint})
@@ -253,11 +272,13 @@ def _check_two_networks(teacher: object, student: object) -> None:
         )
 
 
-def weighted_losses(student_logits: Tensor, supervision: Supervision) -> tuple[Tensor, Tensor]:
+def weighted_losses(
+    student_logits: Tensor, supervision: Supervision, hard_temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Return the means of distillation loss and cross-entropy over rows, each times its weights.
 
     A function of tensors alone, so that it compiles to one graph.
     """
     kd = distillation_loss(student_logits, supervision.soft_labels, supervision.temperature)
-    hard = mixed_cross_entropy(student_logits, supervision.label_mix)
+    hard = mixed_cross_entropy(student_logits, supervision.label_mix, hard_temperature)
     return (supervision.soft_weight * kd).mean(), (supervision.hard_weight * hard).mean()

@@ -13,8 +13,20 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ida_lightning.errors import InputError, at_least, flag, kind_of, non_negative, one_of, positive, share_below_one
+from ida_lightning.checks import path_like
+from ida_lightning.errors import (
+    InputError,
+    at_least,
+    flag,
+    is_a,
+    kind_of,
+    non_negative,
+    one_of,
+    positive,
+    share_below_one,
+)
 from ida_lightning.models import build_model
+from ida_lightning.teacher_outputs import Encoding
 
 Precision = Literal["32", "bf16", "16"]
 # LightningCLI has the same two, but importing it needs jsonargparse, which training from Python does not.
@@ -38,6 +50,49 @@ def picklable(optimizer: OptimizerCallable, defaults: tuple[Any, ...] | None) ->
 
 
 @dataclass(frozen=True)
+class TeacherOutputs:
+    """Where a teacher's answers to the training batches are stored, so that it is asked once for many students.
+
+    Args:
+        folder: of the answers; see :class:`~ida_lightning.teacher_outputs.OutputStore`.
+        mode: ``record`` asks the teacher about every batch and stores what it says; ``replay`` asks the folder alone
+            and does not build the teacher; ``auto`` asks the folder and, about what is not there, the teacher.
+        precision: ``exact``: the student is the one that the teacher itself would have taught, bit for bit; ``half``:
+            about half the space.
+        top_k: store only so many classes of a row; see :class:`~ida_lightning.teacher_outputs.Encoding`.
+        cycle: train on the pictures of the first so many epochs again and again; None for new ones in every epoch.
+
+    Raises:
+        InputError: for values out of range.
+
+    Example:
+        >>> outputs = TeacherOutputs("answers", top_k=16)
+
+        In YAML::
+
+            teacher_outputs: {folder: answers, mode: auto, top_k: 16}
+    """
+
+    folder: str
+    mode: Literal["record", "replay", "auto"] = "auto"
+    precision: Literal["exact", "half"] = "exact"
+    top_k: int | None = None
+    cycle: int | None = None
+
+    def __post_init__(self) -> None:
+        # As text: a checkpoint with a Path could not be read safely.
+        object.__setattr__(self, "folder", str(path_like("teacher_outputs.folder", self.folder)))
+        one_of("teacher_outputs.mode", self.mode, ("record", "replay", "auto"))
+        if self.cycle is not None:
+            at_least("teacher_outputs.cycle", self.cycle, 1)
+        self.encoding(1.0)
+
+    def encoding(self, temperature: float) -> Encoding:
+        """Return how answers are stored; their sums over what is left out are taken at ``temperature``."""
+        return Encoding(self.precision, self.top_k, temperature)
+
+
+@dataclass(frozen=True)
 class Teacher:
     """Which network teaches, and how it is run.
 
@@ -47,6 +102,7 @@ class Teacher:
         args: further arguments of :func:`ida_lightning.models.build_model`.
         precision: of its forward pass; None is that of the Trainer.
         allow_other: resume a run although the teacher's weights are not those it was started with.
+        outputs: where its answers are stored; None asks it in every step.
 
     Raises:
         InputError: for a network that is neither, and an unknown precision.
@@ -64,12 +120,22 @@ class Teacher:
     args: dict[str, Any] | None = None
     precision: Precision | None = None
     allow_other: bool = False
+    outputs: TeacherOutputs | None = None
 
     def __post_init__(self) -> None:
         check_network("teacher", self.network)
+        if isinstance(self.outputs, Mapping):  # as a checkpoint keeps it
+            known = set(TeacherOutputs.__dataclass_fields__)
+            if not {"folder"} <= set(self.outputs) <= known:
+                raise InputError(f"teacher_outputs: expected folder and others of {sorted(known)}, got {self.outputs}")
+            object.__setattr__(self, "outputs", TeacherOutputs(**self.outputs))
+        if self.outputs is not None:
+            is_a("teacher_outputs", self.outputs, TeacherOutputs)
         check_args("teacher_args", self.args)
         if self.checkpoint is not None and not isinstance(self.checkpoint, (str, Path)):
             raise InputError(f"teacher_checkpoint: expected a path, got {kind_of(self.checkpoint)}")
+        if self.checkpoint is not None:  # a checkpoint with a Path could not be read safely
+            object.__setattr__(self, "checkpoint", str(self.checkpoint))
         flag("allow_other_teacher", self.allow_other)
         if self.precision is not None:
             one_of("teacher_precision", self.precision, ("32", "bf16", "16"))
@@ -112,6 +178,8 @@ class Loss:
         hard_weight: weight of the cross-entropy with the hard label (1 - alpha of the paper).
         nonfinite: what happens to rows for which the teacher's logits are NaN or infinite: ``"raise"`` stops the
             run, ``"skip"`` leaves them out of both losses.
+        hard_temperature: T of the student's softmax in the cross-entropy, which is multiplied by its square, so that
+            the gradient keeps its size; with T = ``temperature`` both losses look at the same softened student.
 
     Raises:
         InputError: for values out of range.
@@ -128,6 +196,7 @@ class Loss:
     soft_weight: float = 0.95
     hard_weight: float = 0.05
     nonfinite: Literal["raise", "skip"] = "raise"
+    hard_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         positive("temperature", self.temperature)
@@ -136,6 +205,7 @@ class Loss:
         if self.soft_weight + self.hard_weight == 0:
             raise InputError("soft_weight, hard_weight: expected numbers >= 0, not both 0, got 0 and 0")
         one_of("nonfinite", self.nonfinite, ("raise", "skip"))
+        positive("hard_temperature", self.hard_temperature)
 
 
 @dataclass(frozen=True)

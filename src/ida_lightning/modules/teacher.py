@@ -79,7 +79,8 @@ class FrozenTeacher:
         """
         if isinstance(self.source, str) and self.checkpoint is None:
             self._check_pretrained(self.source)
-        network = built_for("teacher", self.source, self.num_classes, self.input_shape[0], self.args)
+        with torch.random.fork_rng(devices=[]):  # the student draws the same whether the teacher is built or not
+            network = built_for("teacher", self.source, self.num_classes, self.input_shape[0], self.args)
         trained_on = pretrained_input(network) if self.args.get("pretrained") else None
         if trained_on is not None and self.checkpoint is None and has_new_head(network, self.num_classes):
             raise InputError(
@@ -111,6 +112,31 @@ class FrozenTeacher:
                     "compile_args: expected none with a teacher that is TorchScript, which is compiled already"
                 )
             network.compile(**self.compile_args)  # in place: names in the state dict stay
+
+    def facts(self, precision: str) -> dict[str, Any]:
+        """Return all that decides about the answers to given images, as plain values.
+
+        Args:
+            precision: of the Trainer, for a teacher without one of its own.
+
+        Returns:
+            None for what is only known of a teacher that was built.
+        """
+        source = self.source if isinstance(self.source, str) else type(self.source).__name__
+        file = self.checkpoint if self.checkpoint is None else digest_of_file(self.checkpoint)
+        network = self.network or (self.source if self.checkpoint is None else None)
+        adapt = (
+            None if self._adapt is None else [part.flatten().tolist() for part in self._adapt[:2]] + [self._adapt[2]]
+        )
+        return {
+            "network": source,
+            "arguments": {key: repr(value) for key, value in self.args.items()},
+            "file": file,
+            "fingerprint": fingerprint(network) if isinstance(network, nn.Module) else None,
+            "images": None if self.network is None else repr(adapt),
+            "precision": self.precision or precision,
+            "compiled": self.compile_args is not None,
+        }
 
     def _check_pretrained(self, name: str) -> None:
         if not self.args.get("pretrained"):

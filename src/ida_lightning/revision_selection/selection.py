@@ -27,9 +27,6 @@ from ida_lightning.supervision import Supervision
 
 Score = Literal["influence", "random", "teacher_loss", "violation"]
 
-# Of a data set that is not in memory.
-_SAMPLED_ITEMS = 16
-
 
 class HeadBatch(NamedTuple):
     """What a classifier head is given and makes of a batch of unmixed images; rows without finite logits are blank.
@@ -179,19 +176,6 @@ def teach_trusted_rows(supervision: Supervision, trusted: Tensor, transfer: floa
     return supervision._replace(
         soft_weight=soft * trusted, hard_weight=supervision.hard_weight + transfer * soft * ~trusted
     )
-
-
-def data_fingerprint(dataset: Any) -> str:
-    """Compute the SHA-256 of a data set: of all of it if in memory, else of its length and sixteen spread items."""
-    digest = hashlib.sha256(f"{type(dataset).__name__} {len(dataset)};".encode())
-    tensors: list[Any] = [vars(dataset).get(name) for name in ("images", "labels")]
-    if not all(isinstance(tensor, Tensor) for tensor in tensors):
-        count = min(_SAMPLED_ITEMS, len(dataset))
-        batch = dataset.__getitems__([i * len(dataset) // count for i in range(count)])
-        tensors = [batch.inputs, batch.label_mix.labels]
-    for tensor in tensors:
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def scores_file(folder: str | Path, about: dict[str, Any]) -> Path:

@@ -16,7 +16,7 @@ from ida_lightning.metrics import prediction_entropy
 from ida_lightning.metrics.running import TeacherStddev
 from ida_lightning.mixing import Mixing, mix_images
 from ida_lightning.picking import pick
-from ida_lightning.studies.audit.measure import endless_batches
+from ida_lightning.studies.audit.measure import training_batches
 from ida_lightning.studies.audit.report import Measurement
 
 # Of 64 images clean and 64 augmented; the paper's number.
@@ -71,20 +71,14 @@ def measure_stddev(
     References:
         Wang et al., NeurIPS 2022, arXiv 2012.02909; see :class:`~ida_lightning.metrics.running.TeacherStddev`.
     """
-    view = copy(data)
-    view.trainer = None  # no process but this one, and epoch 0
-    loader = view.train_dataloader()
     if batches < 2 * STEPS:
         raise InputError(f"stddev_batches: expected at least {2 * STEPS}, for two vectors, got {batches}")
-    if len(loader) == 0:
-        raise InputError("data: expected training images, got none")
+    view = copy(data)
+    view.trainer = None  # no process but this one, and epoch 0
     metrics: dict[str, TeacherStddev] = {}
     rows = 0
-    loaded = endless_batches(loader)
-    for _ in progress(range(batches)):
-        epoch, number, plain = next(loaded)
-        images = data.transfer_batch_to_device(plain, device, 0).inputs
-        rng = view.batch_generator(epoch, number)
+    for epoch, number, plain in training_batches(view, batches, device, progress):
+        images, rng = plain.inputs, view.batch_generator(epoch, number)
         answers = _answers(data, data.augmentation.apply(images, rng, data.mean), rng, teacher, student)
         rows += len(images)  # a pick is half of two batches
         for name, logits in answers.items():

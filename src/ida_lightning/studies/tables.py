@@ -1,4 +1,4 @@
-"""Tables as CSV and Markdown."""
+"""Writes tables as CSV and Markdown, and texts out of templates."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from ida_lightning.files import replacing_set
 from ida_lightning.texts import csv_text, markdown_text
 
 
@@ -53,3 +58,37 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> lis
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
     return [line(columns), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)]
+
+
+def render(template: Path, **values: Any) -> str:
+    """Fill in a Jinja2 template, ``.html.j2`` or another; what is put into HTML is text, even if it looks like tags.
+
+    Raises:
+        UndefinedError: for a name in the template that is not among ``values``.
+    """
+    html = template.name.endswith(".html.j2")
+    environment = Environment(
+        autoescape=html, undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["markdown"] = markdown_text
+    return environment.from_string(template.read_text()).render(values)
+
+
+def as_png(figure: Figure, run: str) -> bytes:
+    """Return a picture as the content of a PNG file, with the ``run`` that it is of in its description."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None, "Description": f"Run {run}"})
+    return buffer.getvalue()
+
+
+def write_result(folder: Path, files: Mapping[str, str | bytes], names: Collection[str]) -> None:
+    """Write files as one result that replaces the earlier one, see :func:`ida_lightning.files.replacing_set`.
+
+    Args:
+        folder: where they go.
+        files: their contents by name.
+        names: every file that can belong to a result; those that are not among ``files`` are removed.
+    """
+    with replacing_set(folder, names) as unfinished:
+        for name, content in files.items():
+            (unfinished / name).write_bytes(content if isinstance(content, bytes) else content.encode())

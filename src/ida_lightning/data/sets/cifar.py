@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in memory."""
+"""Data modules of CIFAR-10 and CIFAR-100, kept in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ida_lightning.errors import InputError, flag, one_of, whole_number
 
 
 class CIFARDataModule(MixingDataModule):
-    """What the two have in common: 50,000 training and 10,000 test images of 32 x 32 pixels, as Python pickles.
+    """Reads what both have in common: 50,000 training and 10,000 test images of 32 x 32 pixels, as Python pickles.
 
     The validation split is carved from the training images, stratified and fixed, so that nothing needs to be
     selected on the test images. A file is unpickled only if it has the checksum that torchvision knows.
@@ -73,12 +73,12 @@ class CIFARDataModule(MixingDataModule):
 
     @property
     def num_classes(self) -> int:
-        """Known before the files are."""
+        """Return the number of classes, which is known before the files are there."""
         return self.total_classes if self.classes is None else len(self.classes)
 
     @cached_property
     def class_names(self) -> list[str]:  # type: ignore[override]
-        """What the labels stand for, in the official order unless ``classes`` has another; read from the data set."""
+        """Return the names of the classes from the files, in the official order unless ``classes`` has another."""
         names = self._content(self.official.meta["filename"], self.official.meta["md5"])[self.name_key]
         return [names[label] for label in self.classes or range(self.total_classes)]
 
@@ -92,7 +92,7 @@ class CIFARDataModule(MixingDataModule):
             raise InputError(f"download: {self.title} could not be fetched into {self.root} ({error})") from error
 
     def load(self) -> dict[str, InMemoryImages]:
-        """Both official parts; validation is taken from the training one."""
+        """Read both official parts; validation is taken from the training one."""
         official, test = self._images(train=True), self._images(train=False)
         train, val = stratified_split(official.labels, self.val_images)
         return {"train": official.subset(train), "val": official.subset(val), "test": test}
@@ -117,11 +117,11 @@ class CIFARDataModule(MixingDataModule):
 
     @property
     def folder(self) -> Path:
-        """Where the official files are."""
+        """Return the folder of the official files."""
         return self.root / str(self.official.base_folder)
 
     def _entries(self, train: bool) -> dict[str, dict[str, Any]]:
-        """The contents of the files of one part, by file name."""
+        """Read the files of one part; returns their contents by file name."""
         files = self.official.train_list if train else self.official.test_list
         return {name: self._content(name, checksum) for name, checksum in files}
 
@@ -144,7 +144,7 @@ class CIFARDataModule(MixingDataModule):
 
 
 class CIFAR10DataModule(CIFARDataModule):
-    """50,000 training and 10,000 test images of 32 x 32 pixels in 10 classes (Krizhevsky 2009).
+    """Reads 50,000 training and 10,000 test images of 32 x 32 pixels in 10 classes (Krizhevsky 2009).
 
     Training images are cropped with 4 pixels of padding and flipped. The validation split is carved from the
     training images, stratified and fixed, so that nothing needs to be selected on the test images.
@@ -208,7 +208,7 @@ class CIFAR100DataModule(CIFARDataModule):
 
     @cached_property
     def superclass(self) -> Tensor:
-        """int64 ``(100,)``: the superclass of every fine class, as the labels of the training images have it.
+        """Return the superclass of every fine class, int64 ``(100,)``, from the labels of the training images.
 
         Of the chosen ones, if ``classes`` chooses among the fine.
         """

@@ -1,4 +1,4 @@
-"""The embedded default: real handwritten digits that ship with scikit-learn."""
+"""The data module of the default: real handwritten digits that ship with scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VAL, _TEST = 180, 360
 
 
 class DigitsDataModule(MixingDataModule):
-    """1,797 scanned digits of 43 writers, 8 x 8 pixels, ten classes: real images without a download.
+    """Reads 1,797 scanned digits of 43 writers, 8 x 8 pixels, ten classes: real images without a download.
 
     Fixed stratified split: 1,257 train, 180 validation, 360 test.
 

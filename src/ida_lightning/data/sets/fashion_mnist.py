@@ -1,4 +1,4 @@
-"""Fashion-MNIST in memory."""
+"""The data module of Fashion-MNIST, kept in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNREADABLE = (AssertionError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 class FashionMNISTDataModule(MixingDataModule):
-    """60,000 training and 10,000 test pictures of clothes, 28 x 28 grey pixels, in 10 classes (Xiao et al. 2017).
+    """Reads 60,000 training and 10,000 test images of clothes, 28 x 28 grey pixels, in 10 classes (Xiao et al. 2017).
 
     The validation split is carved from the training images, stratified and fixed, so that nothing needs to be
     selected on the test images.
@@ -73,7 +73,7 @@ class FashionMNISTDataModule(MixingDataModule):
             raise InputError(f"download: Fashion-MNIST could not be fetched into {self.root} ({reason})") from error
 
     def load(self) -> dict[str, InMemoryImages]:
-        """Both official parts; validation is taken from the training one."""
+        """Read both official parts; validation is taken from the training one."""
         official, test = self._images("train"), self._images("t10k")
         train, val = stratified_split(official.labels, self.val_images)
         return {"train": official.subset(train), "val": official.subset(val), "test": test}

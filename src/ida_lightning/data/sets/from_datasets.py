@@ -1,4 +1,4 @@
-"""Any data set of images and labels."""
+"""The data module of any data set of images and labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ida_lightning.errors import InputError, at_least, flag, kind_of, share
 
 
 class FromDatasetsDataModule(MixingDataModule):
-    """Mixed batches from data sets of your own: torch, torchvision or Hugging Face.
+    """Makes mixed batches from data sets of your own: torch, torchvision or Hugging Face.
 
     Items are ``(image, label)`` or mappings such as ``{"image": ..., "label": ...}``; images are PIL images, uint8
     arrays ``(height, width, channels)`` or uint8 tensors ``(channels, height, width)``. Normalisation and mixing
@@ -115,7 +115,7 @@ class FromDatasetsDataModule(MixingDataModule):
         return [str(label) for label in range(classes_counted(self._train_labels()))]
 
     def load(self) -> dict[str, DecodedImages] | dict[str, InMemoryImages]:
-        """The splits; decoded now if they are to stay in memory."""
+        """Return the splits; they are decoded now if they are to stay in memory."""
         decoded = partial(
             DecodedImages,
             num_classes=self.num_classes,

@@ -1,4 +1,4 @@
-"""Folders of image files, one per class: photographs of one's own, ImageNet, and everything in its layout."""
+"""The data module of folders of image files, one per class: your own photographs, ImageNet, all in its layout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Transform = Callable[[Any], Any]
 
 
 class _Part(NamedTuple):
-    """A split before it is read: which rows of which files, and where they come from in words."""
+    """Holds a split before it is read: which rows of which files, and where they come from in words."""
 
     files: ImageFiles
     rows: np.ndarray
@@ -39,7 +39,7 @@ class _Part(NamedTuple):
 
 
 class ImageFolderDataModule(MixingDataModule):
-    """Images in ``root/train/<class>/``, decoded by worker processes as they are needed.
+    """Reads images in ``root/train/<class>/``, decoded by worker processes as they are needed.
 
     Training images get the ImageNet recipe, a random crop of random size and a flip; the others are resized so that
     a centred crop keeps 7/8 of the short side. Images are seen as in a viewer: upright, transparent pixels on white.
@@ -140,7 +140,7 @@ class ImageFolderDataModule(MixingDataModule):
 
     @property
     def class_names(self) -> list[str]:  # type: ignore[override]
-        """The class folders of the training folder, sorted."""
+        """Return the names of the class folders of the training folder, sorted."""
         return class_folders(self._folder("root", self.train_folder))
 
     def prepare_data(self) -> None:
@@ -270,7 +270,7 @@ class ImageFolderDataModule(MixingDataModule):
         return folder
 
     def _has_classes(self, name: str) -> bool:
-        """Say whether a folder is there that could be a split: one of images without classes is none."""
+        """Tell whether a folder exists and has class folders, as every split must."""
         if Path(self.train_folder) == Path():  # then it is a class
             return False
         return (self.root / name).is_dir() and bool(class_folders(self.root / name))
@@ -284,7 +284,7 @@ def _text_path(name: str, value: str | None) -> str | None:
 
 
 def _at_most_one(**given: Any) -> None:
-    """Refuse two answers to one question."""
+    """Raise if more than one of these options is given."""
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise InputError(f"{names[0]}: expected one of {', '.join(given)}, got {' and '.join(names)}")

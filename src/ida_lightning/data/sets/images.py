@@ -1,4 +1,4 @@
-"""Images of any size without labels, for predictions."""
+"""The data module of images of any size without labels, for predictions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ida_lightning.errors import InputError, at_least, positive_share
 
 
 class ImagesDataModule(MixingDataModule):
-    """The images in a folder, however deep, or one image file, for ``predict`` alone.
+    """Reads the images in a folder, however deep, or one image file, for ``predict`` alone.
 
     Images of any size are resized and cropped in the middle. The label of an image is known if the folder around it is
     named after a class.

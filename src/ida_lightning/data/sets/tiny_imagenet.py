@@ -1,4 +1,4 @@
-"""Tiny ImageNet in memory, decoded once."""
+"""The data module of Tiny ImageNet, decoded once and kept in memory."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _CHUNK = 256
 
 
 class _Part(NamedTuple):
-    """The files of an official part and their labels."""
+    """Holds the files of an official part and their labels."""
 
     files: list[Path]
     labels: Tensor
 
 
 class TinyImageNetDataModule(MixingDataModule):
-    """100,000 training and 10,000 test images of 64 x 64 pixels in 200 classes of ImageNet (Le and Yang 2015).
+    """Reads 100,000 training and 10,000 test images of 64 x 64 pixels in 200 classes of ImageNet (Le and Yang 2015).
 
     The labels of the official test part are not public, so its validation part, on which everybody reports, is the
     test split here. The validation split is carved from the training images, stratified and fixed, so that nothing
@@ -90,12 +90,12 @@ class TinyImageNetDataModule(MixingDataModule):
 
     @property
     def num_classes(self) -> int:
-        """As many as ``wnids.txt`` names; 200 before it is there."""
+        """Return the number of classes that ``wnids.txt`` names; 200 before it is there."""
         return len(self.wnids) if (self.folder / "wnids.txt").is_file() else 200
 
     @cached_property
     def wnids(self) -> list[str]:
-        """The WordNet identifiers of the classes, sorted, as the labels 0, 1, ... stand for them."""
+        """Return the WordNet identifiers of the classes, sorted: that of label 0 first."""
         wnids = sorted(set(self._lines("wnids.txt")))
         if not wnids:
             raise InputError(f"root: expected WordNet identifiers in {self.folder / 'wnids.txt'}, found none")
@@ -103,7 +103,7 @@ class TinyImageNetDataModule(MixingDataModule):
 
     @cached_property
     def class_names(self) -> list[str]:  # type: ignore[override]
-        """The synonyms that ``words.txt`` has for each of :attr:`wnids`, in that order."""
+        """Return the synonyms that ``words.txt`` has for each of :attr:`wnids`, in that order."""
         words = dict(line.partition("\t")[::2] for line in self._lines("words.txt"))
         for wnid in self.wnids:
             if wnid not in words:
@@ -128,7 +128,7 @@ class TinyImageNetDataModule(MixingDataModule):
                 self._decoded = decoded  # so that at least this process need not do it again
 
     def load(self) -> dict[str, InMemoryImages]:
-        """The official training part, divided, and the official validation part as the test split."""
+        """Read the official training part, divided, and the official validation part as the test split."""
         parts = self._parts()
         # First, because a size that cannot be had should not cost the time to decode.
         train, val = stratified_split(parts["train"].labels, self.val_images)
@@ -153,7 +153,7 @@ class TinyImageNetDataModule(MixingDataModule):
         return [line.strip() for line in lines if line.strip()]
 
     def _parts(self) -> dict[str, _Part]:
-        """What is there, and whether it is complete; nothing is decoded."""
+        """List the files of every part and check that they are complete; nothing is decoded."""
         train, numbers = self.folder / "train", {wnid: number for number, wnid in enumerate(self.wnids)}
         if train.is_dir() and (
             odd := sorted({entry.name for entry in train.iterdir() if entry.is_dir()} - set(numbers))
@@ -184,7 +184,7 @@ class TinyImageNetDataModule(MixingDataModule):
         }
 
     def _annotations(self) -> dict[str, str]:
-        """The class of every image of the official validation part, by file name."""
+        """Read the class of every image of the official validation part, by file name."""
         # File name, class and the four sides of a bounding box, separated by tabs.
         annotated: dict[str, str] = {}
         for line in self._lines("val/val_annotations.txt"):
@@ -203,7 +203,7 @@ class TinyImageNetDataModule(MixingDataModule):
         return self.folder / "decoded.safetensors"
 
     def _read_cache(self, parts: dict[str, _Part]) -> dict[str, InMemoryImages] | None:
-        """The decoded images, mapped into memory; None if there are none, or others than those of the folder."""
+        """Map the decoded images into memory; None if there are none, or others than those of the folder."""
         if not self._cache_file.is_file():
             return None
         try:
@@ -238,7 +238,7 @@ class TinyImageNetDataModule(MixingDataModule):
         return True
 
     def _fingerprint(self, parts: dict[str, _Part]) -> str:
-        """Of the names of all files, which contain the classes, in order."""
+        """Hash the names of all files, which contain the classes, in order."""
         start = len(str(self.folder))  # relative_to would take longer than the list
         names = [str(file)[start:] for part in parts.values() for file in part.files]
         return hashlib.sha256("\n".join(names).encode()).hexdigest()
@@ -258,7 +258,7 @@ def _decode(parts: dict[str, _Part]) -> dict[str, InMemoryImages]:
 
 
 def _decode_files(files: Sequence[Path]) -> Tensor:
-    """uint8 ``(files, 3, 64, 64)``; Pillow lets other threads work while it decodes."""
+    """Decode files to uint8 ``(files, 3, 64, 64)``, in threads: Pillow lets others work while it decodes."""
     images = torch.empty(len(files), 3, _SIZE, _SIZE, dtype=torch.uint8)
     pixels = images.numpy()
 

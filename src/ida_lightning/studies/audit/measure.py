@@ -11,7 +11,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DistributedSampler
 
 from ida_lightning.data import MixingDataModule
 from ida_lightning.errors import InputError
@@ -22,6 +22,7 @@ from ida_lightning.mixing import MixedBatch, Mixing, MixingKind
 
 SPACES: tuple[Space, ...] = get_args(Space)
 CORRECTIONS = (*SPACES, "revision")
+_ENOUGH = 10_000  # images, unless a number of batches is given
 Revise = Callable[[Tensor, LabelMix, float], Tensor]
 """From soft labels, their mixes and the temperature to revised soft labels."""
 
@@ -79,7 +80,7 @@ def measure(
 
     Args:
         data: set up.
-        batches: how many; None for about 10,000 images, or one epoch if that is shorter.
+        batches: how many; see :func:`training_batches`.
         temperature: of the soft labels.
         teacher: from images to logits.
         device: where the images go.
@@ -97,38 +98,47 @@ def measure(
         views[name].mixing = mixing
         views[name].pool = 0
         views[name].trainer = None  # no process but this one, and epoch 0
-    loader = views["clean"].train_dataloader()
-    if len(loader) == 0:
-        raise InputError("data: expected training images, got none")
-    if batches is None:
-        batches = min(len(loader), -(-_ENOUGH // data.batch_size))
     parts: dict[str, list[tuple[dict[str, Tensor], int]]] = {name: [] for name in (*views, "validation")}
-    loaded = endless_batches(loader)
-    for _ in progress(range(batches)):
-        epoch, number, plain = next(loaded)
-        plain = data.transfer_batch_to_device(plain, device, 0)
+    for epoch, number, plain in training_batches(views["clean"], batches, device, progress):
         for name, view in views.items():
             batch = view.mix(plain, view.batch_generator(epoch, number))
             parts[name].append(_measured(teacher(batch.inputs), batch.label_mix, temperature, revise))
-    for batch in islice(data.val_dataloader(), batches):
+    for batch in islice(data.val_dataloader(), len(parts["clean"])):
         plain = data.transfer_batch_to_device(batch, device, 0)
         logits = teacher(data.normalise(plain.inputs))
         parts["validation"].append(_measured(logits, plain.label_mix, temperature, revise))
     return {name: _joined(name, batches_of) for name, batches_of in parts.items()}
 
 
-_ENOUGH = 10_000
+def training_batches(
+    data: MixingDataModule,
+    count: int | None,
+    device: torch.device,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> Iterator[tuple[int, int, MixedBatch]]:
+    """Yield training batches as loaded, epoch after epoch: the epoch, the number in it, and the batch on ``device``.
 
+    Args:
+        data: set up, without a Trainer.
+        count: how many; None for about 10,000 images, or one epoch if that is shorter.
+        device: where they go.
+        progress: wraps the numbers of the batches.
 
-def endless_batches(loader: DataLoader[MixedBatch]) -> Iterator[tuple[int, int, MixedBatch]]:
-    """Yield batches as loaded, epoch after epoch without end: the epoch, the number in it, and the batch."""
-    epoch = 0
-    while True:
-        if isinstance(loader.sampler, DistributedSampler):
-            loader.sampler.set_epoch(epoch)
-        for number, batch in enumerate(islice(loader, len(loader))):
-            yield epoch, number, batch
-        epoch += 1
+    Raises:
+        InputError: for a training split without a batch.
+    """
+    loader = data.train_dataloader()
+    if len(loader) == 0:
+        raise InputError("data: expected training images, got none")
+    if count is None:
+        count = min(len(loader), -(-_ENOUGH // data.batch_size))
+    for step in progress(range(count)):
+        epoch, number = divmod(step, len(loader))
+        if number == 0:
+            if isinstance(loader.sampler, DistributedSampler):
+                loader.sampler.set_epoch(epoch)
+            batches = iter(loader)
+        yield epoch, number, data.transfer_batch_to_device(next(batches), device, 0)
 
 
 def _measured(logits: Tensor, mix: LabelMix, temperature: float, revise: Revise) -> tuple[dict[str, Tensor], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from ida_lightning.data import MixingDataModule
 from ida_lightning.errors import InputError, at_least
-from ida_lightning.files import replacing_set, writable_folder
+from ida_lightning.files import writable_folder
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.lightning_internals import in_precision, move_to_device, with_progress_bar
 from ida_lightning.locks import OutputLock
@@ -34,12 +33,12 @@ from ida_lightning.modules import DistillationModule
 from ida_lightning.revision_selection.revision import revise_soft_labels
 from ida_lightning.revision_selection.selection import trusted_rows
 from ida_lightning.studies.audit.figure import draw
-from ida_lightning.studies.audit.measure import audited_mixings, measure
+from ida_lightning.studies.audit.measure import measure
 from ida_lightning.studies.audit.page import write_page
 from ida_lightning.studies.audit.report import Configured, Report, summarise, worst_pairs
 from ida_lightning.studies.audit.verdict import Verdict, judge
 from ida_lightning.studies.stddev import agreement_with_paper, measure_stddev
-from ida_lightning.studies.tables import run_id
+from ida_lightning.studies.tables import as_png, render, run_id, write_result
 
 _PACKAGES = ("ida-lightning", "torch", "lightning", "timm", "numpy")
 
@@ -145,6 +144,7 @@ def measure_teacher(
     space, strength, role = configured_correction(callbacks)
     mixing = "clean" if data.mixing.kind == "none" else data.mixing.kind
     configured = Configured(mixing, data.mixing.probability, space, strength, role, model.temperature)
+    mixed = [name for name in tables if name not in ("clean", "validation")]
     source = model.teacher.source
     facts = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -172,11 +172,7 @@ def measure_teacher(
         facts,
         configured,
         [measurement for name, rows in tables.items() for measurement in summarise(name, rows)],
-        {
-            name: worst_pairs(tables[name], configured.moved, data.class_names)
-            for name in audited_mixings(data.mixing)
-            if name != "clean"
-        },
+        {name: worst_pairs(tables[name], configured.moved, data.class_names) for name in mixed},
         stddevs,
     )
 
@@ -222,29 +218,18 @@ def _selection(trainer: L.Trainer, model: DistillationModule, data: MixingDataMo
 def write_files(report: Report, verdict: Verdict, folder: Path) -> None:
     """Write ``audit.json``, ``audit.csv``, ``audit.png`` and ``audit.html`` as one result, with its mark in each."""
     run = run_id({key: value for key, value in report.facts.items() if key != "date"}, report.csv(""), verdict.code)
-    buffer = io.BytesIO()
-    draw(report, verdict).savefig(
-        buffer, format="png", dpi=110, metadata={"Software": None, "Description": f"Run {run}"}
-    )
-    picture = buffer.getvalue()
-    files = {
-        "audit.json": report.json(run=run, verdict=verdict._asdict()).encode(),
-        "audit.csv": report.csv(run).encode(),
+    picture = as_png(draw(report, verdict), run)
+    files: dict[str, str | bytes] = {
+        "audit.json": report.json(run=run, verdict=verdict._asdict()),
+        "audit.csv": report.csv(run),
         "audit.png": picture,
-        "audit.html": write_page(report, verdict, picture, run).encode(),
+        "audit.html": write_page(report, verdict, picture, run),
     }
-    with replacing_set(folder, files) as unfinished:
-        for name, content in files.items():
-            (unfinished / name).write_bytes(content)
+    write_result(folder, files, files)
 
 
 def message(report: Report, verdict: Verdict, folder: Path) -> str:
     """Return what :func:`audit` prints: verdict, reasons, thresholds, T. stddev, and where the files are."""
-    lines = ["", verdict.headline, "", *(f"- {reason}" for reason in verdict.reasons)]
-    lines += ["", "Thresholds:", *(f"- {threshold}" for threshold in verdict.thresholds)]
-    if report.stddevs:
-        agreement = agreement_with_paper(report.stddevs)
-        lines += ["", f"T. stddev (lower is better; Spearman with the paper's order: {agreement:.2f}):"]
-        lines += [f"{name:>20} {value:.5f}" for name, _, _, value, _ in report.stddevs]
-    files = f"Page: {folder / 'audit.html'}; picture: audit.png; numbers: audit.json and audit.csv beside it"
-    return "\n".join((*lines, "", files))
+    agreement = agreement_with_paper(report.stddevs) if report.stddevs else None
+    values = {"report": report, "verdict": verdict, "folder": folder, "agreement": agreement}
+    return render(Path(__file__).with_name("message.txt.j2"), **values).rstrip()

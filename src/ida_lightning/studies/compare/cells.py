@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ Result = dict[str, Any]
 # One run is one process on one device; how it is watched changes no result and is set by run.py.
 _ONE_DEVICE = {"trainer": {"devices": 1, "num_nodes": 1}}
 _OTHER_COMMANDS = ("allow_untrained",)  # of evaluation
+# Arguments that older results do not have, with what they were then.
+_NEWER = {"teacher_outputs": None, "hard_temperature": 1.0}
 _WATCHING = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
 
 
@@ -31,6 +34,7 @@ class Cell(NamedTuple):
         digest: of the config, without what only concerns watching.
         teacher: the teacher's weight file, if there is one.
         keep_weights: see :class:`Settings`.
+        answers: the folder of the teacher's answers that this run shares with others; None asks the teacher.
     """
 
     method: str
@@ -40,6 +44,7 @@ class Cell(NamedTuple):
     digest: str
     teacher: str | None
     keep_weights: bool
+    answers: str | None = None
 
     @property
     def name(self) -> str:
@@ -71,7 +76,7 @@ class Cell(NamedTuple):
             key, *more = [key for key in {**before, **now} if before.get(key) != now.get(key)] or ["config"]
             others = f" and {len(more)} more" if more else ""
             return f"its config has changed: {key} was {before.get(key)!r}, is {now.get(key)!r}{others}"
-        teacher = _digest_of(self.teacher)
+        teacher = digest_of(self.teacher)
         if teacher is not None and result["teacher_sha256"] != teacher:
             return f"its config has changed: the teacher's weights {self.teacher} are others"
         return None
@@ -160,23 +165,22 @@ def check_result(content: Any, method: str, seed: int) -> Result:
     for key in ("seconds_per_step", "initial_weights", "teacher_sha256"):
         if key not in content:
             raise ValueError(f"no {key}")
-    for weights in ("last", "best"):
-        for key in _FIGURES:
-            value = content[weights].get(key)
-            if value is None and key in _CAN_BE_MISSING and key in content[weights]:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                raise ValueError(f"{weights}.{key} is {value!r}")
-            if key.endswith(("_acc", "_ece", "_ece_scaled", "agreement")) and value > 1:
-                raise ValueError(f"{weights}.{key} is {value!r}")
+    for weights, key in product(("last", "best"), _FIGURES):
+        value = content[weights].get(key, "missing")
+        if value is None and key in _CAN_BE_MISSING:
+            continue
+        most = 1 if key.endswith(_SHARES) else float("inf")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+            raise ValueError(f"{weights}.{key} is {value!r}")
     return content
 
 
 _CAN_BE_MISSING = ("test_nll_scaled", "test_ece_scaled", "temperature", "agreement", "teacher_kl")
+_SHARES = ("_acc", "_ece", "_ece_scaled", "agreement")
 _FIGURES = (*(f"{split}_{name}" for split in ("val", "test") for name in ("acc", "nll", "ece")), *_CAN_BE_MISSING)
 
 
-def _digest_of(path: str | None) -> str | None:
+def digest_of(path: str | None) -> str | None:
     """Return the SHA-256 of a file, which every cell of a comparison asks for; None if there is none."""
     if not path or not Path(path).is_file():
         return None
@@ -196,6 +200,9 @@ def _refuse(constant: str) -> float:
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of a fit config that decide about its results."""
     rest = {key: value for key, value in config.items() if key not in _OTHER_COMMANDS}
+    model = config["model"]
+    arguments = {key: value for key, value in model.get("init_args", {}).items() if _NEWER.get(key, _NEWER) != value}
+    rest["model"] = {**model, "init_args": arguments}
     return {**rest, "trainer": {key: value for key, value in config["trainer"].items() if key not in _WATCHING}}
 
 

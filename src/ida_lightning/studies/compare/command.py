@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ida_lightning.errors import InputError
-from ida_lightning.files import replacing_set, writable_folder
+from ida_lightning.files import writable_folder
 from ida_lightning.locks import OutputLock
 from ida_lightning.studies.compare.cells import Cell, Result, exported_by, make_cells
 from ida_lightning.studies.compare.picture import plot_curves, plot_differences
@@ -15,7 +15,7 @@ from ida_lightning.studies.compare.report import results_csv, summary, summary_c
 from ida_lightning.studies.compare.schedule import run_cells, train_teacher
 from ida_lightning.studies.compare.settings import Settings, read_arguments
 from ida_lightning.studies.console import ended_by_sigterm, print_line, quiet
-from ida_lightning.studies.tables import run_id
+from ida_lightning.studies.tables import as_png, run_id, write_result
 
 _PATIENCE = 30  # seconds that another process may take to write its tables
 
@@ -89,13 +89,9 @@ def _write_report(results: Sequence[Result], settings: Settings) -> None:
         "summary.csv": summary_csv(results, settings, run),
         "results.csv": results_csv(results, run),
     }
-    pictures = {"differences.png": plot_differences} | ({"curves.png": plot_curves} if settings.curves else {})
-    with (
-        OutputLock("output", folder / "tables").acquire(_PATIENCE),
-        replacing_set(folder, (*tables, "differences.png", "curves.png")) as unfinished,
-    ):
-        for name, content in tables.items():
-            (unfinished / name).write_text(content)
-        for name, plot in pictures.items():
-            plot(results, settings).savefig(unfinished / name, dpi=110, metadata={"Description": f"Run {run}"})
+    pictures = {"differences.png": as_png(plot_differences(results, settings), run)}
+    if settings.curves:
+        pictures["curves.png"] = as_png(plot_curves(results, settings), run)
+    with OutputLock("output", folder / "tables").acquire(_PATIENCE):
+        write_result(folder, {**tables, **pictures}, (*tables, "differences.png", "curves.png"))
     print_line(f"\n{text}\n\nTables: {folder}/{', '.join(tables)}\nPictures: {', '.join(pictures)}")

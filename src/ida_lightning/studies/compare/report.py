@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ida_lightning.studies.compare.cells import Result
@@ -18,8 +19,7 @@ from ida_lightning.studies.compare.estimates import (
     outcomes,
 )
 from ida_lightning.studies.compare.settings import Settings
-from ida_lightning.studies.tables import csv_table, markdown_table
-from ida_lightning.texts import markdown_text
+from ida_lightning.studies.tables import csv_table, markdown_table, render
 
 _NAMES = {"best": "the best epoch on validation", "last": "the last epoch"}
 
@@ -33,6 +33,7 @@ def results_csv(results: Sequence[Result], run: str) -> str:
             row |= {f"{weights}_{key}": value for key, value in result[weights].items()}
         row |= {key.removeprefix("train/"): value for key, value in result["logged"].items()}
         row |= {key: result[key] for key in ("steps", "seconds_per_step", "seconds", "device")}
+        row |= {key: result.get(key) for key in ("answers", "live_batches", "stored_batches")}
         row |= {key: (result[key] or "")[:12] for key in ("initial_weights", "teacher_sha256", "config_sha256")}
         rows.append(row | {"run": run})
     return csv_table(rows)
@@ -54,25 +55,57 @@ def summary_csv(results: Sequence[Result], settings: Settings, run: str) -> str:
 def summary(results: Sequence[Result], settings: Settings) -> str:
     """Return the comparison as Markdown: levels, differences, and what may be read out of them."""
     reference, found = settings.reference, outcomes(results, settings)
-    lines = [f"# Comparison on {markdown_text(str(settings.fit))}, reference: {markdown_text(reference)}", ""]
     titles = [metric.title for metric in METRICS]
-    for weights in WEIGHTS:
-        levels, differences = [], []
+
+    def levels(weights: str) -> str:
+        rows = []
         for method in settings.methods:
             seeds = sum(result["method"] == method for result in results)
             cells = [_with_std(found[weights, metric, method].level, metric) for metric in (*METRICS, TIME)]
             cost = extra_cost(results, method, reference) if method != reference else None
-            levels.append([method, str(seeds), *cells, _as_share(cost)])
-            cells = [_with_interval(found[weights, metric, method].difference, metric) for metric in METRICS]
-            differences += [[method, *cells]] if method != reference else []
-        lines += [f"Test images, weights of {_NAMES[weights]}: mean ± standard deviation over seeds", ""]
-        lines += [*markdown_table(["method", "seeds", *titles, TIME.title, "extra time"], levels), ""]
-        lines += [
-            f"Minus {markdown_text(reference)}, same seeds, weights of {_NAMES[weights]}: mean [95 % interval]",
-            "",
+            rows.append([method, str(seeds), *cells, _as_share(cost)])
+        return "\n".join(markdown_table(["method", "seeds", *titles, TIME.title, "extra time"], rows))
+
+    def differences(weights: str) -> str:
+        rows = [
+            [method, *(_with_interval(found[weights, metric, method].difference, metric) for metric in METRICS)]
+            for method in settings.methods
+            if method != reference
         ]
-        lines += [*markdown_table(["method", *titles], differences), ""]
-    return "\n".join(lines + _notes(results, settings))
+        return "\n".join(markdown_table(["method", *titles], rows))
+
+    keys = [(weights, metric, method) for weights in WEIGHTS for method in settings.methods for metric in METRICS]
+    pairs = [(key, pair) for key in keys if (pair := found[key].difference) is not None and pair.low is not None]
+    return render(
+        Path(__file__).with_name("summary.md.j2"),
+        settings=settings,
+        names=_NAMES,
+        levels=levels,
+        differences=differences,
+        intervals=len(pairs),
+        apart=[(name, kept, _in_words(pair, metric)) for (kept, metric, name), pair in pairs if pair.told_apart],
+        unscaled=sum(result[weights]["temperature"] is None for result in results for weights in WEIGHTS),
+        evaluations=len(WEIGHTS) * len(results),
+        starts=other_starts(results),
+        sharing=_sharing(results),
+    ).rstrip()
+
+
+def _sharing(results: Sequence[Result]) -> dict[str, Any] | None:
+    """Return what replaying the teacher's answers has saved, and what steps took; None if none were replayed."""
+    saved = sum(result.get("stored_batches", 0) for result in results)
+    if not saved:
+        return None
+    times: dict[str, list[float]] = {"live": [], "recorded": [], "stored": []}
+    for result in results:
+        if result["seconds_per_step"] is not None and result.get("answers") is not None:
+            times[result["answers"]].append(1000 * result["seconds_per_step"])
+    return {
+        "saved": saved,
+        "asked": saved + sum(result.get("live_batches", 0) for result in results),
+        "times": [f"{median(values):.1f} ms {name} ({len(values)} runs)" for name, values in times.items() if values],
+        "live": [f"{r['method']}, seed {r['seed']}" for r in results if r.get("answers") == "live"],
+    }
 
 
 def _as_share(cost: Estimate | None) -> str:
@@ -96,40 +129,6 @@ def _with_interval(pair: Estimate | None, metric: Metric) -> str:
         f"{value * metric.scale:+.{metric.digits}f}" for value in (pair.mean, pair.low, pair.high) if value is not None
     )
     return f"{mean} [{', '.join(ends) or 'no interval'}]{' *' if pair.told_apart else ''}"
-
-
-def _notes(results: Sequence[Result], settings: Settings) -> list[str]:
-    lines, count, found = [], 0, outcomes(results, settings)
-    for weights, method, metric in product(WEIGHTS, settings.methods, METRICS):
-        pair = found[weights, metric, method].difference
-        count += pair is not None and pair.low is not None
-        if pair is not None and pair.told_apart:
-            lines.append(f"- {markdown_text(method)}, {_NAMES[weights]}: {_in_words(pair, metric)}")
-    notes = ["No intervals: they take two seeds or more."]
-    if count:
-        notes = [f"Intervals that leave out 0 (*): {len(lines)} of {count}.", *lines, ""]
-        notes.append(f"Of {count} intervals at 95 % about {0.05 * count:.1g} leave out 0 by chance alone.")
-        notes.append(
-            f"Where one holds 0, this many seeds do not tell the method from {markdown_text(settings.reference)}."
-        )
-    notes += [
-        "",
-        "NLL and calibration error (ECE, 15 bins) are given as they are and after temperature scaling fitted on the",
-        "validation images, which takes away what a network gains by only saying less. The best epoch is that of the",
-        "highest validation accuracy; no figure here was looked at in choosing it. Agreement is with the teacher.",
-    ]
-    if settings.jobs > 1:
-        notes.append(f"Steps were timed with up to {settings.jobs} runs side by side, which slow each other down.")
-    unscaled = sum(result[weights]["temperature"] is None for result in results for weights in WEIGHTS)
-    if unscaled:
-        notes.append(
-            f"No temperature in {unscaled} of {2 * len(results)} evaluations: every validation image was right, so the "
-            "larger the confidence the better."
-        )
-    starts = other_starts(results)
-    if starts:
-        notes.append(f"Not the same initial weights: {'; '.join(starts)}.")
-    return notes
 
 
 def _in_words(pair: Estimate, metric: Metric) -> str:
