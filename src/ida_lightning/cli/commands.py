@@ -29,7 +29,7 @@ from ida_lightning.cli.reruns import check_reruns
 from ida_lightning.cli.values import LINKS, check_links, check_values
 from ida_lightning.errors import InputError
 from ida_lightning.files import clear_unfinished, replacing
-from ida_lightning.lightning_internals import BuildThenRun
+from ida_lightning.lightning_internals import BuildThenRun, write_whole_tables
 from ida_lightning.models.reading import values_allowed
 from ida_lightning.modules.short_names import spell_out
 from ida_lightning.run_checks import kept_outputs, require_weights
@@ -51,10 +51,12 @@ class _ConfigCallback(SaveConfigCallback):
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write ``config.yaml``; called on one process."""
+        """Write ``config.yaml``, and see to it that tables are whole; called on one process."""
         logger = trainer.logger
         if logger is None:
             return
+        for each in trainer.loggers:
+            write_whole_tables(each)
         folder = _run_folder(logger)
         for earlier in folder.parent.glob("*/"):
             clear_unfinished(earlier)
@@ -219,8 +221,8 @@ class IDACLI(BuildThenRun, LightningCLI):
     def read_checkpoint_config(self) -> None:
         """Check the checkpoint that is to be resumed or evaluated while reading it."""
         path = self.arguments.get("ckpt_path")
-        subcommand = self.config["subcommand"]
-        if not path or (path in ("last", "hpc") and subcommand == "fit"):
+        subcommand = self.config.get("subcommand")
+        if not subcommand or not path or (path in ("last", "hpc") and subcommand == "fit"):
             return
         check_checkpoint(path, subcommand)
         asked = model_values(self.arguments)
