@@ -64,13 +64,30 @@ def test_what_stands_on_the_command_line_holds(checkpoint):
     assert cli.model.hparams["compile_args"] == {"mode": "default"}
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("best", "expected a file; best is known only"), ("no", "found nothing")]
-)
+@pytest.mark.parametrize(("name", "message"), [("best", "expected a file, got best"), ("no", "found nothing")])
 def test_a_checkpoint_that_is_none_is_one_line(name, message, capsys):
     with pytest.raises(SystemExit):
         main(["test", *BARE, "--model.model=test_resnet", "--ckpt_path", name])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["state_dict", "pytorch-lightning_version", "loops", "optimizer_states"])
+def test_a_checkpoint_that_lacks_something_is_one_line(missing, checkpoint, capsys):
+    content = torch.load(checkpoint, weights_only=False)
+    del content[missing]
+    torch.save(content, checkpoint)
+    with pytest.raises(SystemExit):
+        main(["fit", *BARE, "--model.model=test_resnet", "--ckpt_path", checkpoint])
+    wanted = "got weights alone" if "version" in missing else f"run.ckpt has no {missing} to fit with"
+    assert wanted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, [1], torch.ones(2), {"a": torch.ones(2)}, b""], ids=str)
+def test_a_file_that_is_no_checkpoint_is_one_line(content, capsys):
+    torch.save(content, "odd.ckpt")
+    with pytest.raises(SystemExit):
+        main(["test", *BARE, "--model.model=test_resnet", "--ckpt_path=odd.ckpt"])
+    assert "ida-lightning: ckpt_path: expected a checkpoint of a run" in capsys.readouterr().err
 
 
 def test_weights_that_do_not_fit_are_one_line(checkpoint, capsys):

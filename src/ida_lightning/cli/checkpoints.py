@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, kind_of
+from ida_lightning.models.reading import load_values
 from ida_lightning.modules.short_names import SHORT_NAMES
 
 # What the tensors in a checkpoint belong to, and what its optimiser's state has decided.
@@ -18,20 +19,38 @@ _STATE = {"optimizer", "lr_scheduler", "lr_reference_batch", "lr_interval", "war
 _FROM_DATA = {"num_classes", "in_channels", "image_size"}
 
 
-def check_checkpoint(path: str) -> None:
-    """Check that ``ckpt_path`` is a file that can be a run's checkpoint.
+def check_checkpoint(path: str, subcommand: str) -> None:
+    """Check that ``ckpt_path`` is a file that holds what the subcommand needs of a run.
 
     Raises:
-        InputError: if there is none, or only weights.
+        InputError: if there is none, or it is damaged, holds code, only weights, or something else.
     """
-    if path == "best":
-        raise InputError("ckpt_path: expected a file; best is known only to the process that has trained, got best")
+    if path in ("best", "registry", "last", "hpc"):
+        raise InputError(f"ckpt_path: expected a file, got {path}, which only a process that trains can know")
     if not Path(path).is_file():
         raise InputError(f"ckpt_path: expected a checkpoint, found nothing at {path}")
+    weights = f"ckpt_path: expected a checkpoint of a run, got weights alone, {path}; predict --weights takes them"
     if Path(path).suffix == ".safetensors":
-        raise InputError(
-            f"ckpt_path: expected a checkpoint of a run, got weights alone, {path}; predict --weights takes them"
-        )
+        raise InputError(weights)
+    content = load_values(path, "ckpt_path", kind="checkpoint")
+    if not isinstance(content, Mapping):
+        raise InputError(f"ckpt_path: expected a checkpoint of a run, {path} holds {kind_of(content)}")
+    if "pytorch-lightning_version" not in content:
+        raise InputError(weights)
+    loops, states = content.get("loops"), content.get("optimizer_states")
+    held = {
+        "state_dict": isinstance(content.get("state_dict"), Mapping),
+        "hyper_parameters": isinstance(content.get("hyper_parameters", {}), Mapping),
+        "loops": isinstance(loops, Mapping) and f"{subcommand}_loop" in loops,
+        "optimizer_states": subcommand != "fit"
+        or (
+            isinstance(states, list)
+            and bool(states)
+            and all(isinstance(s, Mapping) and "param_groups" in s for s in states)
+        ),
+    }
+    if missing := [name for name, there in held.items() if not there]:
+        raise InputError(f"ckpt_path: expected a checkpoint of a run, {path} has no {missing[0]} to {subcommand} with")
 
 
 def model_values(arguments: Namespace) -> dict[str, Any]:

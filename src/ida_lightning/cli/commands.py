@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 
@@ -25,10 +26,10 @@ from ida_lightning.cli.checkpoints import check_checkpoint, model_names, model_v
 from ida_lightning.cli.messages import explain, one_line
 from ida_lightning.cli.parser import Parser
 from ida_lightning.cli.reruns import check_reruns
+from ida_lightning.cli.values import LINKS, check_links, check_values
 from ida_lightning.errors import InputError
 from ida_lightning.files import clear_unfinished, replacing
-from ida_lightning.lightning_internals import BuildThenRun
-from ida_lightning.models.reading import explain as explain_file
+from ida_lightning.lightning_internals import BuildThenRun, write_whole_tables
 from ida_lightning.models.reading import values_allowed
 from ida_lightning.modules.short_names import spell_out
 from ida_lightning.run_checks import kept_outputs, require_weights
@@ -41,7 +42,6 @@ _IN_EPOCHS = {
     "PolynomialLR": "total_iters",
     "OneCycleLR": "total_steps",
 }
-_LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}
 
 
 class _ConfigCallback(SaveConfigCallback):
@@ -51,10 +51,12 @@ class _ConfigCallback(SaveConfigCallback):
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write ``config.yaml``; called on one process."""
+        """Write ``config.yaml``, and see to it that tables are whole; called on one process."""
         logger = trainer.logger
         if logger is None:
             return
+        for each in trainer.loggers:
+            write_whole_tables(each)
         folder = _run_folder(logger)
         for earlier in folder.parent.glob("*/"):
             clear_unfinished(earlier)
@@ -113,7 +115,7 @@ class IDACLI(BuildThenRun, LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the number of classes, channels and image size of the data to the model's arguments."""
-        for source, target in _LINKS.items():
+        for source, target in LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
         parser.add_argument(
@@ -137,6 +139,7 @@ class IDACLI(BuildThenRun, LightningCLI):
         arguments = self.arguments
         if arguments.get("model.init_args") is not None:
             spell_out(vars(arguments["model.init_args"]))
+        check_values(arguments)
         factor = arguments.get("epoch_factor", 1.0)
         if factor != 1:
             _prolong(arguments, factor)
@@ -178,10 +181,18 @@ class IDACLI(BuildThenRun, LightningCLI):
             if isinstance(error, InputError) or "Does not validate against any" not in str(error):
                 raise
             raise InputError(explain(str(error))) from error
+        values = self.arguments.get("model.init_args")
+        if values is not None:
+            check_links(values, self.model, self.datamodule, self._explicit)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the trainer; its checkpoints are whole or not there, unless a plugin for them was chosen."""
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"trainer: {one_line(str(error))}") from error
         write_whole_checkpoints(trainer)
         return trainer
 
@@ -210,21 +221,16 @@ class IDACLI(BuildThenRun, LightningCLI):
     def read_checkpoint_config(self) -> None:
         """Check the checkpoint that is to be resumed or evaluated while reading it."""
         path = self.arguments.get("ckpt_path")
-        if not path or path in ("last", "hpc", "registry"):
+        subcommand = self.config.get("subcommand")
+        if not subcommand or not path or (path in ("last", "hpc") and subcommand == "fit"):
             return
-        check_checkpoint(path)
+        check_checkpoint(path, subcommand)
         asked = model_values(self.arguments)
-        try:
-            with values_allowed():
-                super().read_checkpoint_config()
-        except InputError:
-            raise
-        except Exception as error:  # whatever can stand in a file
-            reason = explain_file(path, error).replace("no weight file", "no checkpoint")
-            raise InputError(f"ckpt_path: {one_line(reason)}") from error
+        with values_allowed():
+            super().read_checkpoint_config()
         if asked:
             values = self.arguments["model.init_args"]
-            kept = settle(asked, model_values(self.arguments), self._explicit, path, self.config["subcommand"] == "fit")
+            kept = settle(asked, model_values(self.arguments), self._explicit, path, subcommand == "fit")
             for name, value in kept.items():
                 values[name] = value
 

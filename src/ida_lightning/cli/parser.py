@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
@@ -59,15 +60,23 @@ class Parser(LightningArgumentParser):
                 print(class_list(option, shipped_classes(base)), end="")  # noqa: T201
                 self.exit()
         if "--help_all" not in given:
-            return super().parse_args(args, *more, **options)
+            return self._parse(given, *more, **options)
         given.remove("--help_all")
         if not any(argument.partition("=")[0].endswith(".help") for argument in given):
             given.append("--help")
         token = show_everything.set(True)
         try:
-            return super().parse_args(given, *more, **options)
+            return self._parse(given, *more, **options)
         finally:
             show_everything.reset(token)
+
+    def _parse(self, given: list[Any], *more: Any, **options: Any) -> Any:
+        """Parse a command line; a config that is no text in UTF-8 is named."""
+        try:
+            return super().parse_args(given, *more, **options)
+        except UnicodeDecodeError as error:
+            names = [name for argument in given if _is_no_text(name := str(argument).rpartition("=")[2])]
+            raise InputError(f"config: expected a text file in UTF-8, got {', '.join(names) or error}") from error
 
     def format_help(self, *args: Any) -> str:
         """Return the short help, or all of it."""
@@ -80,3 +89,14 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message that argparse would print before it exits."""
         raise InputError(explain(message, ex)) from ex
+
+
+def _is_no_text(name: str) -> bool:
+    """Say whether a name is that of a file that is not in UTF-8."""
+    try:
+        Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
