@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "ida_lightning"
 LAYERS = [
     {"errors"},
-    {"files", "label_mix", "texts"},
+    {"checks", "files", "label_mix", "texts"},
     {"isotonic", "mixing", "losses", "supervision"},
     {"metrics", "models", "plots", "adapters", "augment"},
     {"picking", "revision_selection", "truth", "lightning_internals", "checkpoint_io", "locks"},

@@ -90,9 +90,7 @@ class Bomb:
 
 def test_a_file_cannot_run_code(tmp_path):
     torch.save({"state_dict": Bomb()}, tmp_path / "bomb.ckpt")
-    with pytest.raises(
-        InputError, match=r"checkpoint: .*bomb.ckpt holds code, _?io.open, which is never run"
-    ) as caught:
+    with pytest.raises(InputError, match=r"path: .*bomb.ckpt holds code, _?io.open, which is never run") as caught:
         load_weights(tmp_path / "bomb.ckpt")
     assert not {"\n", "\x1b"} & set(str(caught.value))
     assert not (tmp_path / "exploded").exists()
@@ -110,13 +108,13 @@ def test_a_truncated_file_is_said_to_be_damaged(name, keep, tmp_path):
 
 
 def test_missing_and_foreign_files_are_named(tmp_path):
-    with pytest.raises(InputError, match="checkpoint: expected a weight file, found nothing at .*none.pt"):
+    with pytest.raises(InputError, match="path: expected a weight file, found nothing at .*none.pt"):
         load_weights(tmp_path / "none.pt")
     torch.save({"state_dict": {"epoch": 3}}, tmp_path / "foreign.pt")
     with pytest.raises(InputError, match="holds no state dict of tensors"):
         load_weights(tmp_path / "foreign.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(InputError, match="checkpoint: .*list.pt"):
+    with pytest.raises(InputError, match="path: .*list.pt"):
         load_weights(tmp_path / "list.pt")
 
 

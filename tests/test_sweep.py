@@ -488,9 +488,9 @@ ENTRIES = [
         {"network": NOT_NETWORKS, "weights": [*NOT_TENSORS, NETWORK.state_dict()]},
     ),
     Entry(
-        lambda checkpoint: load_weights(checkpoint),
+        lambda path: load_weights(path),
         {},
-        {"checkpoint": [*NOT_TENSORS, "nowhere.safetensors", "", ".", Path("nowhere")]},
+        {"path": [*NOT_TENSORS, "nowhere.safetensors", "", ".", Path("nowhere")]},
     ),
     Entry(lambda path: replacing(path).__enter__(), {}, {"path": [None, *WORDS[1:], 3, True]}),
     Entry(

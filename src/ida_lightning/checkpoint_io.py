@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from ida_lightning.errors import is_a
 from ida_lightning.files import replacing
 
 
@@ -42,5 +43,5 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 def write_whole_checkpoints(trainer: L.Trainer) -> None:
     """Give a Trainer :class:`WholeCheckpointIO`, if it has what Lightning takes by default."""
-    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+    if type(is_a("trainer", trainer, L.Trainer).strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpointIO()

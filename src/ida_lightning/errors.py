@@ -102,6 +102,8 @@ def at_least(name: str, value: int, least: int) -> int:
     """Return ``value``, which must be a whole number of ``least`` or more."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{name}: expected at least {least}, got {value!r}")
+    if value >= 2**63:
+        raise InputError(f"{name}: expected a number below 2**63, got {kind_of(value)}")
     return int(value)
 
 

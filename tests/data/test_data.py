@@ -156,7 +156,7 @@ def test_rows_are_mixed_that_have_a_partner_or_several_classes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pool": -1}, "pool: expected 0 or more, got -1"),
+        ({"pool": -1}, "pool: expected at least 0, got -1"),
         ({"pool": 2, "mixing": Mixing("none")}, "pool: expected 0 where mixing.kind is none, got 2"),
     ],
 )

@@ -78,7 +78,7 @@ def test_all_of_a_picture_may_be_asked_for(tmp_path):
 
 @pytest.mark.parametrize("transform", ["flip", [v2.RandomHorizontalFlip]])
 def test_what_is_no_transform_is_refused(tmp_path, transform):
-    with pytest.raises(InputError, match="transform: expected callables on images, got"):
+    with pytest.raises(InputError, match="transform: expected a function of an image, got"):
         folder_data(tmp_path, transform=transform)
 
 

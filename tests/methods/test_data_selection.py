@@ -426,7 +426,7 @@ def selection_of(influence=None, **options):
         ({"transfer": -1}, "transfer: expected a number from 0 to 1, got -1"),
         ({"influence": {"damping": 0}}, "damping: expected a number > 0, got 0"),
         ({"influence": {"hessian_rows": 0}}, "hessian_rows: expected at least 1, got 0"),
-        ({"epochs": ()}, "epochs: expected at least one, got none"),
+        ({"epochs": ()}, "epochs: expected a list of 1 or more whole numbers, got"),
         ({"epochs": (-1,)}, "epochs: expected at least 0, got -1"),
         (
             {"score": "random", "influence": {"damping": 1}},

@@ -91,9 +91,7 @@ def test_older_files_load_and_need_the_name(fitted):
     older = folder / "older.safetensors"
     save_file(module.model.state_dict(), older, {"class_names": '["cat", "dog", "eel"]'})
     assert load_weights(older).class_names == list(COLOURS)
-    with pytest.raises(
-        InputError, match=r"weights: expected a file that says how its network is built, .* give network"
-    ):
+    with pytest.raises(InputError, match=r"path: expected a file that says how its network is built, .* give network"):
         load_network(older)
     loaded = load_network(older, "test_resnet", stem="small")
     assert loaded.network.state_dict().keys() == module.model.state_dict().keys()

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from ida_lightning.errors import at_least, one_of
+from ida_lightning.checks import path_like, text
+from ida_lightning.errors import at_least, flag, one_of
 
 
 class CheckpointCallback(ModelCheckpoint):
@@ -51,15 +52,15 @@ class CheckpointCallback(ModelCheckpoint):
         save_weights_only: bool = False,
     ) -> None:
         super().__init__(
-            dirpath=dirpath,
+            dirpath=None if dirpath is None else path_like("dirpath", dirpath),
             filename="best",
-            monitor=monitor,
+            monitor=text("monitor", monitor),
             mode=one_of("mode", mode, ("max", "min")),
-            save_weights_only=save_weights_only,
+            save_weights_only=flag("save_weights_only", save_weights_only),
             enable_version_counter=False,
         )
         self.every_n_steps = None if every_n_steps is None else at_least("every_n_steps", every_n_steps, 1)
-        self.rescues = save_on_exception  # ModelCheckpoint would write it as the best
+        self.rescues = flag("save_on_exception", save_on_exception)  # ModelCheckpoint would write it as the best
         self._step = 0  # of the latest last.ckpt
         self._replaces = False
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save_file
 
+from ida_lightning.checks import path_like
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing, writable_file
 from ida_lightning.locks import OutputLock
@@ -37,7 +37,7 @@ class ExportCallback(L.Callback):
     """
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path)
+        self.path = path_like("path", path)
         if self.path.suffix != ".safetensors":
             raise InputError(f"path: expected a name that ends in .safetensors, got {path!r}")
         self._lock: OutputLock | None = None

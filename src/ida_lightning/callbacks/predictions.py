@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import lightning as L
@@ -13,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from ida_lightning.adapters import as_mixed_batch
+from ida_lightning.checks import path_like
 from ida_lightning.data_facts import DataFacts, facts_of
 from ida_lightning.errors import at_least
 from ida_lightning.files import replacing, writable_file
@@ -51,7 +51,7 @@ class PredictionsCallback(BasePredictionWriter):
 
     def __init__(self, path: str = "outputs/predictions.csv", top_k: int = 5) -> None:
         super().__init__(write_interval="batch")
-        self.path = Path(path)
+        self.path = path_like("path", path)
         self.top_k = at_least("top_k", top_k, 1)
         self._rows: list[_Row] = []
 

@@ -11,20 +11,21 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ida_lightning.augment.augmentation import Augmentation
+from ida_lightning.checks import pixel_deviations, pixel_means, seed_or_none
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.loading import EpochSampler, ResumableLoader
+from ida_lightning.data.pools import mix_batch, stack_pool
 from ida_lightning.data.summary import lines_about
 from ida_lightning.data_facts import data_fingerprint
-from ida_lightning.errors import InputError, at_least
-from ida_lightning.label_mix import LabelMix
+from ida_lightning.errors import InputError, at_least, is_a, positive_share
 from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, to_precision
-from ida_lightning.mixing import MixedBatch, Mixing, MixPlan, mix_images, mix_labels
+from ida_lightning.mixing import MixedBatch, Mixing
 
 
 def _as_fetched(batch: Any) -> Any:
@@ -33,6 +34,8 @@ def _as_fetched(batch: Any) -> Any:
 
 DRAWS = 1
 """Counts the changes of what is drawn for a training batch from given numbers: what was stored before fits no more."""
+# The split without which a Trainer's function cannot begin.
+_NEEDED = {TrainerFn.FITTING: "train", TrainerFn.TESTING: "test"}
 _REQUIRED = ("class_names", "channels", "image_size", "mean", "std")
 
 
@@ -110,19 +113,26 @@ class MixingDataModule(L.LightningDataModule, ABC):
                 f"super().__init__(), got no {', '.join(missing)}"
             )
         super().__init__()
-        at_least("batch_size", batch_size, 1)
-        if pool < 0 or (pool and mixing.kind == "none"):
-            wanted = "0 or more" if pool < 0 else "0 where mixing.kind is none"
-            raise InputError(f"pool: expected {wanted}, got {pool}")
-        self.batch_size = batch_size
-        self.mixing = mixing
-        self.augmentation = augmentation
+        self._check_attributes()
+        self.batch_size = at_least("batch_size", batch_size, 1)
+        self.mixing = is_a("mixing", mixing, Mixing)
+        self.augmentation = is_a("augmentation", augmentation, Augmentation)
+        seed = seed_or_none("seed", seed)
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.num_workers = num_workers
-        self.pool = pool
+        self.num_workers = at_least("num_workers", num_workers, 0)
+        self.pool = at_least("pool", pool, 0)
+        if pool and mixing.kind == "none":
+            raise InputError(f"pool: expected 0 where mixing.kind is none, got {pool}")
         self.splits: Mapping[str, Dataset[MixedBatch]] = {}
         self.origins: dict[str, str] = {}
         self.cycle: int | None = None
+
+    def _check_attributes(self) -> None:
+        channels = at_least("channels", self.channels, 1)
+        at_least("image_size", self.image_size, 1)
+        pixel_means("mean", self.mean, channels)
+        pixel_deviations("std", self.std, channels)
+        positive_share("crop", self.crop)
 
     @property
     def num_classes(self) -> int:
@@ -138,15 +148,17 @@ class MixingDataModule(L.LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Load the splits once, whatever the stage, and log how many images each has."""
-        if self.splits:
-            return
-        splits = self.load()
-        for name, split in splits.items():
-            if isinstance(split, InMemoryImages):
-                self._check(name, split)
-        self.splits = splits
-        for line in lines_about(splits, self.origins, self.class_names):
-            rank_zero_info(line)
+        if not self.splits:
+            splits = self.load()
+            for name, split in splits.items():
+                if isinstance(split, InMemoryImages):
+                    self._check(name, split)
+            self.splits = splits
+            for line in lines_about(splits, self.origins, self.class_names):
+                rank_zero_info(line)
+        # Not when loaders are asked for: an error there leaves torch's DataLoader as Lightning patches it.
+        if self.trainer is not None and self.trainer.state.fn in _NEEDED:
+            self._split(_NEEDED[self.trainer.state.fn])
 
     def _check(self, name: str, split: InMemoryImages) -> None:
         if not len(split):
@@ -252,9 +264,9 @@ class MixingDataModule(L.LightningDataModule, ABC):
         images = self.normalise(self.augmentation.apply(batch.inputs, rng, self.mean))
         clean, size = batch._replace(inputs=images), (images.shape[2], images.shape[3])
         plans = [self.mixing.draw(len(images), size, rng) for _ in range(max(1, self.pool))]
-        mixes = [_apply(plan, clean) for plan in plans if plan is not None]
+        mixes = [mix_batch(plan, clean) for plan in plans if plan is not None]
         if self.pool and mixes:
-            return _stacked(clean, mixes)
+            return stack_pool(clean, mixes)
         return mixes[0] if mixes else clean
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -270,26 +282,3 @@ class MixingDataModule(L.LightningDataModule, ABC):
 
     def _statistics(self, images: Tensor) -> Tensor:
         return torch.tensor((self.mean, self.std))[:, :, None, None].to(images.device, non_blocking=True)
-
-
-def _apply(plan: MixPlan, clean: MixedBatch) -> MixedBatch:
-    return MixedBatch(
-        mix_images(clean.inputs, plan),
-        mix_labels(clean.label_mix.labels[:, 0], plan),
-        clean.index,
-        plan.partner.to(clean.inputs.device, non_blocking=True),
-    )
-
-
-def _stacked(clean: MixedBatch, mixes: list[MixedBatch]) -> MixedBatch:
-    """Return one batch of the clean rows and their mixes, whose partners are the clean rows, so never themselves."""
-    several = mixes[0].label_mix.labels.shape[1]
-    labels, weights = clean.label_mix
-    mix = LabelMix(labels.expand(-1, several), F.pad(weights, (0, several - 1)))
-    views = [clean._replace(label_mix=mix, partner=clean.partner.expand(-1, several - 1)), *mixes]
-    return MixedBatch(
-        torch.cat([view.inputs for view in views]),
-        LabelMix(*(torch.cat(part) for part in zip(*(view.label_mix for view in views), strict=True))),
-        torch.cat([view.index for view in views]),
-        torch.cat([view.partner for view in views]),
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -14,8 +15,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ida_lightning.checks import path_like, whole_numbers
 from ida_lightning.data_facts import data_fingerprint, facts_of
-from ida_lightning.errors import InputError, at_least, one_of, positive, share
+from ida_lightning.errors import InputError, at_least, is_a, one_of, positive, share
 from ida_lightning.lightning_internals import attached_datamodule, forward_precision, to_precision, with_progress_bar
 from ida_lightning.methods.base import SupervisionMethod
 from ida_lightning.models import fingerprint
@@ -112,18 +114,16 @@ class DataSelectionCallback(SupervisionMethod):
         epochs: tuple[int, ...] = (0,),
         transfer: float = 1.0,
         influence: Influence | None = None,
-        folder: str = "outputs/selection",
+        folder: str | Path = "outputs/selection",
         name: str | None = None,
     ) -> None:
         super().__init__(name)
         self.score: Score = one_of("score", score, get_args(Score))
         self.fraction = share("fraction", fraction)
-        self.epochs = tuple(at_least("epochs", epoch, 0) for epoch in epochs)
+        self.epochs = tuple(whole_numbers("epochs", epochs, 0, fewest=1))
         self.transfer = share("transfer", transfer)
-        self.influence = Influence() if influence is None else influence
-        self.folder = folder
-        if not epochs:
-            raise InputError("epochs: expected at least one, got none")
+        self.influence = Influence() if influence is None else is_a("influence", influence, Influence)
+        self.folder = path_like("folder", folder)
         if len(epochs) > 1 and not (
             score == "random" or (score == "influence" and self.influence.network == "student")
         ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning as L
 
 from ida_lightning.data_facts import facts_of
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, flag
 from ida_lightning.methods.base import SupervisionMethod
 from ida_lightning.picking import label_by_teacher
 from ida_lightning.supervision import Supervision
@@ -45,7 +45,7 @@ class TeacherLabelCallback(SupervisionMethod):
 
     def __init__(self, hard_label: bool = False, name: str | None = None) -> None:
         super().__init__(name)
-        self.hard_label = hard_label
+        self.hard_label = flag("hard_label", hard_label)
 
     def register(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Register the transform with a module whose batches have clean rows."""

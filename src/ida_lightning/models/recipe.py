@@ -12,8 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ida_lightning.checks import text
 from ida_lightning.errors import InputError, kind_of
 from ida_lightning.models.build import Stem, build_model, built_from
+from ida_lightning.models.reading import values_allowed
 from ida_lightning.models.weights import ImageInput, load_weights, put_weights
 
 KEY = "ida_lightning"  # of the metadata of a weight file, and of a checkpoint
@@ -77,7 +79,8 @@ def read_recipe(path: str | Path) -> Recipe:
             with safe_open(path, framework="pt") as file:
                 content = json.loads((file.metadata() or {}).get(KEY, "null"))
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(KEY)
+            with values_allowed():
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(KEY)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, AttributeError, OSError, ValueError):
         return Recipe()
     if not isinstance(content, Mapping):
@@ -96,23 +99,25 @@ def load_network(path: str | Path, network: str | None = None, **build_args: Any
     Raises:
         InputError: for a file that cannot be read, or does not say how its network is built, or says something else.
     """
-    weights = load_weights(path, "weights")
+    if network is not None:
+        text("network", network)
+    weights = load_weights(path)
     recipe = read_recipe(path)
     if network is not None:
         recipe = recipe._replace(network=network, network_args=None, stem="standard")
     if recipe.network is None:
         raise InputError(
-            f"weights: expected a file that says how its network is built, {path} does not (it is older, or holds a "
+            f"path: expected a file that says how its network is built, {path} does not (it is older, or holds a "
             "network of your own class); give network: the name it was built by, or use predict --config"
         )
     classes = recipe.num_classes or len(weights.class_names or ())
     if not classes:
-        raise InputError(f"weights: expected a file that says its number of classes, {path} does not")
+        raise InputError(f"path: expected a file that says its number of classes, {path} does not")
     channels = recipe.in_channels or (len(weights.image_input.mean) if weights.image_input else 3)
     arguments: dict[str, Any] = {"stem": recipe.stem, **(recipe.network_args or {}), **build_args}
     try:
         built = build_model(recipe.network, classes, channels, **arguments)
     except TypeError as error:
-        raise InputError(f"weights: {path} has arguments that build no network, {kind_of(arguments)}") from error
-    put_weights(built, weights, path, "weights")
+        raise InputError(f"path: {path} has arguments that build no network, {kind_of(arguments)}") from error
+    put_weights(built, weights, path)
     return NetworkFile(built, recipe, weights.class_names, weights.image_input)

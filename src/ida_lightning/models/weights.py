@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from ida_lightning.checks import path_like, text
 from ida_lightning.errors import InputError, is_a, kind_of
 from ida_lightning.models.reading import explain, load_values
 
@@ -70,7 +71,7 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_weights(path: str | Path, what: str = "checkpoint") -> Weights:
+def load_weights(path: str | Path, what: str = "path") -> Weights:
     """Read weights without running code: safetensors, a plain state dict, or a Lightning checkpoint.
 
     Args:
@@ -86,9 +87,7 @@ def load_weights(path: str | Path, what: str = "checkpoint") -> Weights:
     Raises:
         InputError: if there is no such file, or it is damaged, holds code, or is something else.
     """
-    if not isinstance(path, (str, Path)):
-        raise InputError(f"{what}: expected a path, got {kind_of(path)}")
-    path = Path(path)
+    path = path_like(str(text("what", what)), path)
     if not path.is_file():
         raise InputError(f"{what}: expected a weight file, found nothing at {path}")
     tensors: Mapping[Any, Any]
@@ -206,7 +205,7 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: str = "checkpoint") -> None:
+def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: str = "path") -> None:
     """Load ``weights`` into ``network``, every tensor or none.
 
     A checkpoint of any LightningModule will do: if exactly one of its attributes holds all of the network's tensors,
@@ -215,6 +214,8 @@ def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: st
     Raises:
         InputError: naming the first tensor that is missing, left over or of another shape.
     """
+    text("what", what)
+    path = path_like("path", path)
     state = _tensors_of(is_a("network", network, nn.Module))
     is_a("weights", weights, Weights)
     if weights.tensors.keys() != state.keys():

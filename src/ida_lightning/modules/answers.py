@@ -51,6 +51,11 @@ class TeacherAnswers(L.Callback):
         self.store: OutputStore | None = None
         self._run: L.Trainer | None = None
 
+    @property
+    def replayed(self) -> int:
+        """Batches of the present fit that stored answers have answered."""
+        return 0 if self.store is None else self.store.recorded.read
+
     def open(self, trainer: L.Trainer | None) -> None:
         """Build the teacher where it is needed, and check that what is stored is of this teacher and these pictures.
 
@@ -59,7 +64,7 @@ class TeacherAnswers(L.Callback):
                 :meth:`FrozenTeacher.prepare`.
         """
         self.close()
-        self.live, self._run = 0, trainer
+        self.live, self.store, self._run = 0, None, trainer
         facts, options = facts_of(trainer), self.options
         self.teacher.input_shape = facts.input_shape or self.teacher.input_shape
         replays = options is not None and options.mode == "replay"

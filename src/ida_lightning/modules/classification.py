@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ida_lightning.errors import positive
+from ida_lightning.errors import at_least, is_a, positive
 from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import build_model
 from ida_lightning.modules.base import ClassifierBase
-from ida_lightning.modules.options import Optimisation, OptimizerCallable, check_args, default_optimizer
+from ida_lightning.modules.options import Optimisation, OptimizerCallable, check_args, check_network, picklable
 from ida_lightning.modules.short_names import OptimisationFields, check_names, merge_fields, plain_fields
 
 
@@ -61,11 +61,14 @@ class ClassificationModule(ClassifierBase):
         hard_temperature: float = 1.0,
         **fields: Unpack[OptimisationFields],
     ) -> None:
-        if optimizer in (ClassificationModule.__init__.__defaults__ or ()):
-            optimizer = default_optimizer
+        optimizer = picklable(optimizer, ClassificationModule.__init__.__defaults__)
         check_names(type(self).__name__, fields, OptimisationFields.__annotations__)
-        optimisation = merge_fields("optimisation", optimisation, fields)
+        optimisation = merge_fields("optimisation", is_a("optimisation", optimisation, Optimisation), fields)
         super().__init__(num_classes, optimizer, optimisation)
+        for name, count in (("in_channels", in_channels), ("image_size", image_size)):
+            at_least(name, count, 1)
+        check_network("model", model)
+        check_args("model_args", model_args)
         plain = plain_fields(optimisation=optimisation)
         left_out = "optimizer", "optimisation", "lr_scheduler", *(["model"] if isinstance(model, nn.Module) else [])
         self._save_plain_hyperparameters(plain, left_out)

@@ -17,13 +17,12 @@ from ida_lightning.errors import InputError, at_least, is_a
 from ida_lightning.lightning_internals import attached_trainer, to_device, validation_stage
 from ida_lightning.losses import distillation_loss, mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
-from ida_lightning.models import build_model
 from ida_lightning.modules.answers import TeacherAnswers
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.evaluation import rows_that_count, update_metrics
 from ida_lightning.modules.guards import FiniteRows
 from ida_lightning.modules.hooks import SupervisionHooks
-from ida_lightning.modules.options import Loss, Optimisation, OptimizerCallable, Student, Teacher, default_optimizer
+from ida_lightning.modules.options import Loss, Optimisation, OptimizerCallable, Student, Teacher, built_for, picklable
 from ida_lightning.modules.short_names import (
     SHORT_NAMES,
     DistillationFields,
@@ -108,8 +107,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         optimisation: Optimisation = Optimisation(),  # noqa: B008 (frozen)
         **fields: Unpack[DistillationFields],
     ) -> None:
-        if optimizer in (DistillationModule.__init__.__defaults__ or ()):
-            optimizer = default_optimizer
+        optimizer = picklable(optimizer, DistillationModule.__init__.__defaults__)
         check_names(type(self).__name__, fields, SHORT_NAMES)
         teacher = merge_fields("teacher", teacher if isinstance(teacher, Teacher) else Teacher(teacher), fields)
         student = merge_fields("student", student if isinstance(student, Student) else Student(student), fields)
@@ -117,12 +115,12 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         loss = merge_fields("loss", is_a("loss", loss, Loss), fields)
         optimisation = merge_fields("optimisation", is_a("optimisation", optimisation, Optimisation), fields)
         super().__init__(num_classes, optimizer, optimisation)
+        self.input_shape = (at_least("in_channels", in_channels, 1), at_least("image_size", image_size, 1), image_size)
         self._save_plain_hyperparameters(
             plain_fields(teacher=teacher, student=student, loss=loss, optimisation=optimisation),
             ("teacher", "student", "loss", "optimizer", "optimisation", "lr_scheduler"),
         )
-        self.input_shape = (in_channels, at_least("image_size", image_size, 1), image_size)
-        self.student = build_model(student.network, num_classes, in_channels, **(student.args or {}))
+        self.student = built_for("student", student.network, num_classes, in_channels, student.args)
         self.note_drawn(student.network, student.args)
         self.temperature = loss.temperature
         self.soft_weight = loss.soft_weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ida_lightning.checks import path_like
 from ida_lightning.errors import (
     InputError,
     at_least,
@@ -23,6 +25,7 @@ from ida_lightning.errors import (
     positive,
     share_below_one,
 )
+from ida_lightning.models import build_model
 from ida_lightning.teacher_outputs import Encoding
 
 Precision = Literal["32", "bf16", "16"]
@@ -38,6 +41,12 @@ def default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
     keeps this function instead, which can be pickled.
     """
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
+def picklable(optimizer: OptimizerCallable, defaults: tuple[Any, ...] | None) -> OptimizerCallable:
+    """Return :func:`default_optimizer` for the lambda among a signature's defaults, else what was given."""
+    is_default = callable(optimizer) and any(optimizer is default for default in defaults or ())
+    return default_optimizer if is_default else optimizer
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,8 @@ class TeacherOutputs:
     cycle: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.folder, (str, Path)) or not str(self.folder):
-            raise InputError(f"teacher_outputs.folder: expected a path, got {kind_of(self.folder)}")
-        object.__setattr__(self, "folder", str(self.folder))  # a checkpoint with a Path could not be read safely
+        # As text: a checkpoint with a Path could not be read safely.
+        object.__setattr__(self, "folder", str(path_like("teacher_outputs.folder", self.folder)))
         one_of("teacher_outputs.mode", self.mode, ("record", "replay", "auto"))
         if self.cycle is not None:
             at_least("teacher_outputs.cycle", self.cycle, 1)
@@ -115,8 +123,11 @@ class Teacher:
     outputs: TeacherOutputs | None = None
 
     def __post_init__(self) -> None:
-        _check_network("teacher", self.network)
+        check_network("teacher", self.network)
         if isinstance(self.outputs, Mapping):  # as a checkpoint keeps it
+            known = set(TeacherOutputs.__dataclass_fields__)
+            if not {"folder"} <= set(self.outputs) <= known:
+                raise InputError(f"teacher_outputs: expected folder and others of {sorted(known)}, got {self.outputs}")
             object.__setattr__(self, "outputs", TeacherOutputs(**self.outputs))
         if self.outputs is not None:
             is_a("teacher_outputs", self.outputs, TeacherOutputs)
@@ -153,7 +164,7 @@ class Student:
     args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _check_network("student", self.network)
+        check_network("student", self.network)
         check_args("student_args", self.args)
 
 
@@ -263,6 +274,17 @@ def check_args(name: str, args: object) -> dict[str, Any]:
     return dict(args)
 
 
-def _check_network(name: str, network: object) -> None:
+def built_for(
+    argument: str, network: str | nn.Module, num_classes: int, in_channels: int, args: dict[str, Any] | None
+) -> nn.Module:
+    """Build the network of an argument, which errors name; see :func:`ida_lightning.models.build_model`."""
+    try:
+        return build_model(network, num_classes, in_channels, **(args or {}))
+    except InputError as error:
+        raise InputError(re.sub(r"^model:", f"{argument}:", str(error))) from error
+
+
+def check_network(name: str, network: object) -> None:
+    """Refuse a network that is neither a name nor a module."""
     if not isinstance(network, (str, nn.Module)):
         raise InputError(f"{name}: expected a timm name or a module, got {kind_of(network)}")

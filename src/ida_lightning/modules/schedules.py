@@ -12,7 +12,8 @@ from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, SequentialLR
 
-from ida_lightning.errors import InputError
+from ida_lightning.checks import list_of, whole_numbers
+from ida_lightning.errors import InputError, is_a, kind_of
 from ida_lightning.modules.options import LRSchedulerCallable, Optimisation
 
 # The argument that says after how many of its steps a schedule has come to its end.
@@ -47,6 +48,11 @@ class SequenceLR(SequentialLR):
     """
 
     def __init__(self, optimizer: Optimizer, schedulers: list[LRSchedulerCallable], milestones: list[int]) -> None:
+        is_a("optimizer", optimizer, Optimizer)
+        whole_numbers("milestones", milestones, 0)
+        for make in list_of("schedulers", schedulers, "functions of the optimiser"):
+            if not callable(make):
+                raise InputError(f"schedulers: expected functions of the optimiser, got {kind_of(make)} in it")
         if len(schedulers) != len(milestones) + 1:
             raise InputError(f"milestones: expected {len(schedulers) - 1}, one less than schedulers, got {milestones}")
         self.parts = [make(optimizer) for make in schedulers]

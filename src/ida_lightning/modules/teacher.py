@@ -15,7 +15,6 @@ from ida_lightning.errors import InputError
 from ida_lightning.files import digest_of_file
 from ida_lightning.models import (
     ImageInput,
-    build_model,
     failure,
     fingerprint,
     has_new_head,
@@ -24,7 +23,7 @@ from ida_lightning.models import (
     pretrained_input,
     put_weights,
 )
-from ida_lightning.modules.options import Teacher
+from ida_lightning.modules.options import Teacher, built_for
 
 
 class FrozenTeacher:
@@ -81,7 +80,7 @@ class FrozenTeacher:
         if isinstance(self.source, str) and self.checkpoint is None:
             self._check_pretrained(self.source)
         with torch.random.fork_rng(devices=[]):  # the student draws the same whether the teacher is built or not
-            network = build_model(self.source, self.num_classes, self.input_shape[0], **self.args)
+            network = built_for("teacher", self.source, self.num_classes, self.input_shape[0], self.args)
         trained_on = pretrained_input(network) if self.args.get("pretrained") else None
         if trained_on is not None and self.checkpoint is None and has_new_head(network, self.num_classes):
             raise InputError(

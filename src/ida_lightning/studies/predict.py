@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +36,10 @@ def predict_images(args: Sequence[str]) -> None:
         InputError: for arguments or files that cannot be used.
     """
     options = read_options(args)
-    loaded = load_network(options["weights"], options["network"], **(options["network_args"] or {}))
+    try:
+        loaded = load_network(options["weights"], options["network"], **(options["network_args"] or {}))
+    except InputError as error:
+        raise InputError(re.sub(r"^path:", "weights:", str(error))) from error
     seen = options["image_input"] or loaded.image_input
     if seen is None:
         raise InputError(

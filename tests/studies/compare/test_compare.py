@@ -148,7 +148,7 @@ def test_a_finished_cell_never_runs_again(files, fits, capsys):
     assert len(fits) == 1 + 6, "the teacher, and methods x seeds"
     printed = capsys.readouterr().out
     assert "6 cells, 0 finished, 6 to run" in printed
-    assert "[6/6] control, seed 1: test accuracy" in printed
+    assert "[6/6] kd_aug, seed 1: test accuracy" in printed, "in this seed the control has recorded the teacher"
     rows = rows_of("results")
     assert [(row["method"], row["seed"]) for row in rows] == [(m, s) for s in "01" for m in METHODS]
     for row in rows:

@@ -15,9 +15,10 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from ida_lightning.augment.augmentation import Augmentation
+from ida_lightning.checks import path_like, whole_numbers
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
-from ida_lightning.errors import InputError, one_of
+from ida_lightning.errors import InputError, flag, one_of, whole_number
 
 
 class CIFARDataModule(MixingDataModule):
@@ -59,17 +60,16 @@ class CIFARDataModule(MixingDataModule):
     ) -> None:
         super().__init__(augmentation=augmentation, **kwargs)
         total = self.total_classes
-        self.classes = None if classes is None else list(classes)
+        self.classes = None if classes is None else whole_numbers("classes", classes, 0)
         if self.classes is not None and (
             len(self.classes) < 2 or len({*self.classes}) < len(self.classes) or {*self.classes} - {*range(total)}
         ):
             raise InputError(f"classes: expected two or more different ones of 0 ... {total - 1}, got {self.classes}")
         least, most = self.num_classes, 50_000 // total * self.num_classes - self.num_classes
-        if not least <= val_images <= most:
-            raise InputError(f"val_images: expected {least} ... {most}, at least one a class, got {val_images}")
-        self.root = Path(root).expanduser()
-        self.download = download
-        self.val_images = val_images
+        self.root = path_like("root", root)
+        self.download = flag("download", download)
+        # At least one a class, for validation and for training.
+        self.val_images = whole_number("val_images", val_images, least, most)
 
     @property
     def num_classes(self) -> int:

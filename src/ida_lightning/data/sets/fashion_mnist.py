@@ -10,9 +10,10 @@ from torchvision.datasets import FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from ida_lightning.augment.augmentation import Augmentation
+from ida_lightning.checks import path_like
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, flag, whole_number
 
 _FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 # What torchvision's reader runs into when a file is something else or ends too early.
@@ -55,12 +56,10 @@ class FashionMNISTDataModule(MixingDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(augmentation=augmentation, **kwargs)
-        if not 10 <= val_images <= 59_990:
-            raise InputError(f"val_images: expected 10 ... 59990, at least one a class, got {val_images}")
-        self.root = Path(root).expanduser()
+        self.root = path_like("root", root)
         self.folder = self.root / "FashionMNIST" / "raw"
-        self.download = download
-        self.val_images = val_images
+        self.download = flag("download", download)
+        self.val_images = whole_number("val_images", val_images, 10, 59_990)  # at least one a class on both sides
 
     def prepare_data(self) -> None:
         """Fetch the data set if asked to, on one process."""

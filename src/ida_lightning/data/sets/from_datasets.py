@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ida_lightning.checks import function, pixel_deviations, pixel_means, text, texts
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import DecodedImages, attribute_of, labels_of
 from ida_lightning.data.in_memory import InMemoryImages, carve
 from ida_lightning.data.labels import classes_counted, not_negative
-from ida_lightning.errors import InputError, at_least, share
+from ida_lightning.errors import InputError, at_least, flag, kind_of, share
 
 
 class FromDatasetsDataModule(MixingDataModule):
@@ -72,37 +74,38 @@ class FromDatasetsDataModule(MixingDataModule):
         in_memory: bool = False,
         **kwargs: Any,
     ) -> None:
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != channels:
-                raise InputError(f"{name}: expected {channels} numbers, one a channel, got {len(values)}")
-        at_least("image_size", image_size, 1)
+        self.channels = at_least("channels", channels, 1)
+        self.mean, self.std = pixel_means("mean", mean, channels), pixel_deviations("std", std, channels)
+        self.image_size = at_least("image_size", image_size, 1)
         if val_share is not None:
             share("val_share", val_share)
-        if in_memory and train_transform is not None:
-            raise InputError("train_transform: expected none with in_memory, where images are transformed only once")
-        self.sources = {
-            name: part for name, part in (("train", train), ("val", val), ("test", test)) if part is not None
-        }
-        for name, part in self.sources.items():
-            if not len(part):  # type: ignore[arg-type]
-                raise InputError(f"{name}: expected a data set with items, got an empty one")
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.image_size, self.channels = image_size, channels
+        self.in_memory = flag("in_memory", in_memory)
+        for name, change in (("transform", transform), ("train_transform", train_transform)):
+            if change is not None:
+                function(name, change)
         self.transform = transform
         self.train_transform = train_transform or transform
-        self.image_key, self.label_key = image_key, label_key
+        if in_memory and train_transform is not None:
+            raise InputError("train_transform: expected none with in_memory, where images are transformed only once")
+        self.sources = {"train": _with_items("train", train)}
+        for name, part in (("val", val), ("test", test)):
+            if part is not None:
+                self.sources[name] = _with_items(name, part)
+        self.image_key, self.label_key = text("image_key", image_key, True), text("label_key", label_key, True)
         self.val_share = val_share
-        self.in_memory = in_memory
         self._labels: Tensor | None = None
-        self.class_names = list(class_names or self._names())
+        self.class_names = self._names() if class_names is None else texts("class_names", class_names)
         super().__init__(**kwargs)
 
     def _train_labels(self) -> Tensor:
         if self._labels is None:
-            self._labels = labels_of(self.sources["train"], self.image_key, self.label_key)
+            try:
+                self._labels = labels_of(self.sources["train"], self.image_key, self.label_key)
+            except InputError as error:
+                raise InputError(f"train: {error}") from error
         return self._labels
 
-    def _names(self) -> Sequence[str]:
+    def _names(self) -> list[str]:
         source = self.sources["train"]
         if names := attribute_of(source, "classes"):
             return [str(name) for name in names]
@@ -138,3 +141,13 @@ class FromDatasetsDataModule(MixingDataModule):
         if self.in_memory:
             return {name: split.in_memory() for name, split in splits.items()}
         return splits
+
+
+def _with_items(name: str, source: Any) -> Any:
+    """Return a data set, which must say its length, have items and give them by number."""
+    listed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    if not listed or isinstance(source, (str, bytes, Mapping, np.ndarray, Tensor)):
+        raise InputError(f"{name}: expected a data set with a length and items by number, got {kind_of(source)}")
+    if not len(source):
+        raise InputError(f"{name}: expected a data set with items, got an empty one")
+    return source

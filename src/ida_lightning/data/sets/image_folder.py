@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torchvision.transforms import v2
 
 from ida_lightning.augment.augmentation import Augmentation
+from ida_lightning.checks import function, path_like, pixel_deviations, pixel_means
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import DecodedImages, middle_of
 from ida_lightning.data.image_files import (
@@ -24,7 +25,7 @@ from ida_lightning.data.image_files import (
 )
 from ida_lightning.data.in_memory import carve
 from ida_lightning.data.stored import say_unreadable, store_in_file, store_in_memory, unreadable_files
-from ida_lightning.errors import InputError, at_least, flag, kind_of, one_of, positive_share, share
+from ida_lightning.errors import InputError, at_least, flag, one_of, positive_share, share
 
 Transform = Callable[[Any], Any]
 
@@ -118,23 +119,21 @@ class ImageFolderDataModule(MixingDataModule):
         **kwargs: Any,
     ) -> None:
         self.image_size = at_least("image_size", image_size, 1)
-        self.mean = mean
-        self.std = std
+        self.mean, self.std = pixel_means("mean", mean, 3), pixel_deviations("std", std, 3)
         super().__init__(augmentation=augmentation, num_workers=num_workers, **kwargs)
         if val_share is not None:
             share("val_share", val_share)
         _at_most_one(val_folder=val_folder, val_files=val_files, val_share=val_share)
         _at_most_one(test_folder=test_folder, test_files=test_files)
-        self.root = Path(root)
-        self.train_folder = train_folder
-        self.val_folder, self.test_folder, self.predict_folder = val_folder, test_folder, predict_folder
-        self.val_files, self.test_files = val_files, test_files
+        self.root = path_like("root", root)
+        self.train_folder = str(path_like("train_folder", train_folder))
+        self.val_folder, self.test_folder = _text_path("val_folder", val_folder), _text_path("test_folder", test_folder)
+        self.predict_folder = _text_path("predict_folder", predict_folder)
+        self.val_files, self.test_files = _text_path("val_files", val_files), _text_path("test_files", test_files)
         self.val_share = val_share
         self.min_scale = positive_share("min_scale", min_scale)
-        self.transforms = list(transform) if isinstance(transform, (list, tuple)) else [transform] if transform else []
-        for step in self.transforms:
-            if not callable(step) or isinstance(step, type):
-                raise InputError(f"transform: expected callables on images, got {kind_of(step)}")
+        steps = transform if isinstance(transform, (list, tuple)) else [] if transform is None else [transform]
+        self.transforms = [function("transform", step) for step in steps]
         self.train_crop = flag("train_crop", train_crop)
         self.unreadable = one_of("unreadable", unreadable, ("raise", "skip"))
         self.in_memory, self.cache = flag("in_memory", in_memory), flag("cache", cache)
@@ -278,6 +277,10 @@ class ImageFolderDataModule(MixingDataModule):
 
     def _read(self, what: str, name: str, classes: list[str] | None = None) -> ImageFiles:
         return list_classes(self._folder(what, name), what, classes)
+
+
+def _text_path(name: str, value: str | None) -> str | None:
+    return None if value is None else str(path_like(name, value))
 
 
 def _at_most_one(**given: Any) -> None:

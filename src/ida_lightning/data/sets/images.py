@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torchvision.transforms import v2
 
+from ida_lightning.checks import path_like, pixel_deviations, pixel_means, texts
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import DecodedImages, middle_of
 from ida_lightning.data.image_files import list_images
@@ -48,13 +48,14 @@ class ImagesDataModule(MixingDataModule):
         batch_size: int = 64,
         num_workers: int = 0,
     ) -> None:
-        if len(mean) not in (1, 3) or len(std) != len(mean):
-            raise InputError(f"mean: expected 1 or 3 numbers, and as many in std, got {len(mean)} and {len(std)}")
-        self.folder = Path(folder)
-        self.class_names = list(class_names)
-        self.channels = len(mean)
+        self.mean = pixel_means("mean", mean)
+        if len(self.mean) not in (1, 3):
+            raise InputError(f"mean: expected 1 or 3 numbers, and as many in std, got {len(self.mean)}")
+        self.std = pixel_deviations("std", std, len(self.mean))
+        self.folder = path_like("folder", folder)
+        self.class_names = texts("class_names", class_names)
+        self.channels = len(self.mean)
         self.image_size = at_least("image_size", image_size, 1)
-        self.mean, self.std = tuple(mean), tuple(std)
         self.crop = positive_share("crop", crop)
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=0)
 

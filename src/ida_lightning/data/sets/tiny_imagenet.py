@@ -20,9 +20,10 @@ from torch import Tensor
 from torchvision.datasets.utils import download_and_extract_archive
 
 from ida_lightning.augment.augmentation import Augmentation
+from ida_lightning.checks import path_like
 from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
-from ida_lightning.errors import InputError, at_least
+from ida_lightning.errors import InputError, at_least, flag
 from ida_lightning.files import replacing
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -81,11 +82,10 @@ class TinyImageNetDataModule(MixingDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(augmentation=augmentation, **kwargs)
-        at_least("val_images", val_images, 1)
-        self.folder = Path(root).expanduser() / "tiny-imagenet-200"
-        self.download = download
-        self.val_images = val_images
-        self.cache = cache
+        self.folder = path_like("root", root) / "tiny-imagenet-200"
+        self.download = flag("download", download)
+        self.val_images = at_least("val_images", val_images, 1)
+        self.cache = flag("cache", cache)
         self._decoded: dict[str, InMemoryImages] | None = None
 
     @property

@@ -33,6 +33,9 @@ class Settings(NamedTuple):
         threads: CPU threads of every run; by default the cores are shared out where there is more than one job. Small
             networks are fastest with 1, by far so on a busy machine.
         keep_weights: leave the last and the best weights of every run beside its figures.
+        share_teacher: ask the teacher once where methods of a seed show it the same pictures, and replay its answers;
+            results are the same without.
+        keep_answers: leave these answers beside the figures; by default the space is freed when all have run.
         curves: name of a quantity -> the methods that are drawn against it, and their numbers.
         tune: key of the fit config -> the values that are tried, for every method. A method's own ``tune`` adds keys,
             replaces values, and leaves a key out by null; ``<callback>.<argument>`` is an argument of the callback of
@@ -54,6 +57,8 @@ class Settings(NamedTuple):
     devices: list[NonNegativeInt] = []  # noqa: RUF012
     threads: PositiveInt | None = None
     keep_weights: bool = False
+    share_teacher: bool = True
+    keep_answers: bool = False
     curves: dict[str, dict[str, float]] = {}  # noqa: RUF012
     tune: dict = {}  # type: ignore[type-arg]  # noqa: RUF012
     tune_seeds: list[NonNegativeInt] = []  # noqa: RUF012
