@@ -1,6 +1,5 @@
 """Settings chosen on validation images, with the same budget for every method, through the real command."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ida_lightning.studies.compare.tuning import Trial, choose, make_trials
 from tests.helpers.audits import complaint_of
 from tests.helpers.cells import FIGURES, RESULT
 from tests.helpers.command_line import CONFIGS
+from tests.helpers.comparisons import rows_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:teacher. .* is close to chance"),
@@ -49,11 +49,6 @@ def comparison():
         return ["compare", "--config", "compare.yaml"]
 
     return write
-
-
-def rows_of(name):
-    with Path(f"out/{name}.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_stopped_tuned_comparison_goes_on(comparison, monkeypatch, capsys):
@@ -208,6 +203,12 @@ def test_passes_become_equal_as_far_as_whole_epochs_can():
 def test_mistakes_in_tuning_are_one_line(comparison, monkeypatch, changes, complaint, capsys):
     monkeypatch.setattr(L.Trainer, "fit", lambda *args, **kwargs: pytest.fail("something ran"))
     assert complaint in complaint_of(comparison(**changes), capsys)
+
+
+def test_data_without_a_validation_split_cannot_choose(comparison, monkeypatch, capsys):
+    monkeypatch.setattr(L.Trainer, "fit", lambda *args, **kwargs: pytest.fail("something ran"))
+    monkeypatch.setattr("ida_lightning.data.MixingDataModule.val_dataloader", lambda self: [])
+    assert "tune: expected a validation split to choose on, methods.kd has none" in complaint_of(comparison(), capsys)
 
 
 def test_the_shipped_tuned_comparison_has_equal_budgets(monkeypatch):
