@@ -135,6 +135,7 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
         **{"teacher_checkpoint": None, "teacher_args": None, "teacher_precision": "32", "allow_other_teacher": False},
         **{"teacher_outputs": None, "hard_temperature": 1.0},
         **{"student_args": {"stem": "small"}, "temperature": 3.0, "soft_weight": 0.95, "hard_weight": 0.05},
+        "hard_temperature": 1.0,
         **{"nonfinite": "skip", "lr_reference_batch": 16, "compile_args": None, "warmup": 0.05, "lr_interval": None},
     }
     loaded = Own.load_from_checkpoint(tmp_path / "run.ckpt", teacher=nn.Identity(), hard_weight=0.5, weights_only=True)

@@ -18,6 +18,14 @@ _INSTEAD = {
     **dict.fromkeys(("compat", "student_softmax", "same_class"), "AuthorsIsotonicCallback"),
     **dict.fromkeys(("network", "damping", "hessian_rows"), "influence: {network, damping, hessian_rows}"),
 }
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "dict": "a mapping",
+}
 
 
 @contextmanager
@@ -52,6 +60,10 @@ def explain(message: str, error: BaseException | None = None) -> str:
         >>> explain("Problem with given class_path 'nowhere.Net': No module named 'nowhere'").partition(" in /")[0]
         "cannot import 'nowhere.Net': found no module 'nowhere'"
     """
+    return _in_words(_informative_part(message, error))
+
+
+def _informative_part(message: str, error: BaseException | None) -> str:
     key = re.match(r'Parser key "(.+?)":', message)
     text = one_line(message[key.end() if key else 0 :])
     named = f"{key[1]}: " if key else ""
@@ -86,6 +98,19 @@ def explain(message: str, error: BaseException | None = None) -> str:
     if re.fullmatch(r"\w+(\.\w+)*", module) and module not in sys.modules:  # its import failed for a reason of its own
         return _joined(key, f"cannot import {given!r}: {'; '.join(useful)}")
     return _joined(key, "; ".join(useful))
+
+
+def _in_words(text: str) -> str:
+    """Replace what jsonargparse calls types by words."""
+    text = re.sub(r"Expected a <class '(\w+)'>", lambda kind: f"expected {_KINDS.get(kind[1], kind[1])}", text)
+    choices = re.findall(r"Expected a typing\.Literal\[([^\]]*)\]", text)
+    if choices:
+        first, last = text.index("Expected a typing"), text.rindex("]") + 1
+        named = ", ".join(dict.fromkeys(", ".join(choices).replace("'", "").split(", ")))
+        text = f"{text[:first]}expected one of {named}{text[last:]}"
+    text = re.sub(r"unrecognized arguments: --([\w.]+)=\S*$", r"no option \1", text) if ": unrec" in text else text
+    text = re.sub(r"Option '([\w.]+)' is not accepted", r"no option \1", text)
+    return text.replace(". Got value: ", ", got ")
 
 
 def _joined(key: re.Match[str] | None, text: str) -> str:
