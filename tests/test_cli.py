@@ -88,7 +88,7 @@ def complaint_of(args, capsys):
         (["--model.temperature=warm"], "model.temperature: expected a number, got warm"),
         (["--trainer.max_epochs=many"], "trainer.max_epochs: expected a whole number, got many"),
         (["--model.temperature=-1"], "temperature: expected a number > 0, got -1.0"),
-        (["--model.student=test_resnt"], "model: expected a timm name such as test_resnet"),
+        (["--model.student=test_resnt"], "student: expected a timm name such as test_resnet"),
         (["--model", "DistilationModule"], "model: no class 'DistilationModule'; did you mean DistillationModule?"),
         (
             ["--trainer.callbacks+=IsotonicCallback"],
@@ -137,7 +137,7 @@ def test_missing_teacher_says_what_to_run(capsys):
 
 
 def test_missing_and_unknown_subcommands_are_one_line(capsys):
-    assert "expected a command: fit, validate, test, predict, audit, compare;" in complaint_of([], capsys)
+    assert "expected a command: fit, validate, test, predict, audit, teach, compare;" in complaint_of([], capsys)
     assert "no command 'fitt', did you mean fit?" in complaint_of(["fitt"], capsys)
 
 

@@ -37,6 +37,7 @@ PRIVATE = {
         "_given_hyperparameters",
         "_parse_ckpt_path",
         "_parser",
+        "_rewrite_with_new_header",
         "_run_subcommand",
         "_trainer",
     ),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ida_lightning.cli import one_line
 from ida_lightning.cli.help import top_help, unknown_command
@@ -42,7 +43,7 @@ def main(args: list[str] | None = None) -> None:
                 predict_images(given[1:])
             else:
                 AuditCLI(args).run()
-    except InputError as error:
+    except (InputError, MisconfigurationException) as error:
         print(f"ida-lightning: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
     except Terminated:

@@ -202,7 +202,9 @@ def add_soft_labels(supervision: Supervision, soft_labels: Tensor, weight: float
     return supervision._replace(soft_labels=merged, soft_weight=total)
 
 
-def weighted_losses(student_logits: Tensor, supervision: Supervision) -> tuple[Tensor, Tensor]:
+def weighted_losses(
+    student_logits: Tensor, supervision: Supervision, hard_temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Return the means of distillation loss and cross-entropy over rows, each times its weights.
 
     Their sum is the loss of a step. A function of tensors alone, so that it compiles to one graph.
@@ -210,7 +212,12 @@ def weighted_losses(student_logits: Tensor, supervision: Supervision) -> tuple[T
     Args:
         student_logits: ``(batch, classes)``.
         supervision: what the student is taught on these rows.
+        hard_temperature: of the cross-entropy.
+
+    Raises:
+        InputError: for logits and supervision of another kind.
     """
+    is_a("supervision", supervision, Supervision)
     kd = distillation_loss(student_logits, supervision.soft_labels, supervision.temperature)
-    hard = mixed_cross_entropy(student_logits, supervision.label_mix)
+    hard = mixed_cross_entropy(student_logits, supervision.label_mix, hard_temperature)
     return (supervision.soft_weight * kd).mean(), (supervision.hard_weight * hard).mean()

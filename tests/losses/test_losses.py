@@ -40,6 +40,19 @@ def test_mixed_cross_entropy_is_the_one_with_the_dense_label():
     )
 
 
+def test_hard_labels_at_a_temperature_are_a_teacher_that_knows():
+    logits = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    mix = LabelMix.pair(torch.tensor([0, 1, 2, 3, 3]), torch.tensor([5, 4, 3, 2, 3]), torch.rand(5).double())
+    hard = mixed_cross_entropy(logits, mix, 4.5)
+    torch.testing.assert_close(hard, 4.5**2 * F.cross_entropy(logits / 4.5, mix.dense(6), reduction="none"))
+    (gradient,) = torch.autograd.grad(hard.sum(), logits)
+    (taught,) = torch.autograd.grad(distillation_loss(logits, mix.dense(6), 4.5).sum(), logits)
+    torch.testing.assert_close(gradient, taught)
+    torch.testing.assert_close(gradient, 4.5 * ((logits / 4.5).softmax(1) - mix.dense(6)), msg="T^2 of 1 / T")
+    with pytest.raises(InputError, match="temperature: expected a number > 0, got 0"):
+        mixed_cross_entropy(logits, mix, 0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_logits_are_computed_in_float32(dtype):
     logits = torch.tensor([[60.0, -60.0, 0.0]], dtype=dtype, requires_grad=True)

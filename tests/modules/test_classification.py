@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from ida_lightning import Mixing
+from ida_lightning import InputError, Mixing, mixed_cross_entropy
 from ida_lightning.modules import ClassificationModule
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
@@ -27,3 +28,15 @@ def test_checkpoint_rebuilds_a_named_network(tmp_path, blobs):
     images = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(loaded.eval()(images), module.eval()(images))
     assert torch.load(tmp_path / "run.ckpt", weights_only=True)["class_names"] == blobs.class_names
+
+
+def test_labels_alone_can_be_softened(blobs):
+    blobs.setup("fit")
+    loaded = next(iter(blobs.train_dataloader()))
+    batch = blobs.mix(loaded, blobs.batch_generator(0, 0))
+    module = ClassificationModule(TinyNet().eval(), 4, 1, 8, hard_temperature=4.5)
+    module.take_batch, module.guard_step, module.logs_loss = lambda taken: taken, lambda: None, lambda: False
+    expected = mixed_cross_entropy(module(batch.inputs), batch.label_mix, 4.5).mean()
+    torch.testing.assert_close(module.training_step(batch, 0), expected)
+    with pytest.raises(InputError, match="hard_temperature: expected a number > 0, got -1"):
+        ClassificationModule(TinyNet(), 4, hard_temperature=-1)

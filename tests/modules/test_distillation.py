@@ -51,6 +51,9 @@ def test_loss_is_the_weighted_sum_of_its_named_parts():
     soft_labels = (module.teacher(batch.inputs) / 3.0).softmax(1)
     torch.testing.assert_close(parts["kd_loss"], 0.8 * distillation_loss(logits, soft_labels, 3.0).mean())
     torch.testing.assert_close(parts["hard_loss"], 0.3 * mixed_cross_entropy(logits, batch.label_mix).mean())
+    module.hard_temperature = 3.0
+    hot = module.loss_parts(logits, supervision)["hard_loss"]
+    torch.testing.assert_close(hot, 0.3 * mixed_cross_entropy(logits, batch.label_mix, 3.0).mean())
 
 
 def test_hooks_run_in_order_without_gradient_or_autocast():

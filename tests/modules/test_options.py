@@ -32,7 +32,7 @@ def constant(optimizer):
 GROUPS = {
     "teacher": Teacher("test_resnet", "teacher.pt", {"stem": "small"}, "bf16", True, TeacherOutputs("answers")),
     "student": Student("test_vit", {"depth": 1}),
-    "loss": Loss(3.0, 0.8, 0.3, "skip"),
+    "loss": Loss(3.0, 0.8, 0.3, "skip", 2.0),
     "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step"),
 }
 SHORT = {
@@ -46,6 +46,7 @@ SHORT = {
     "soft_weight": 0.8,
     "hard_weight": 0.3,
     "nonfinite": "skip",
+    "hard_temperature": 2.0,
     "lr_scheduler": constant,
     "lr_reference_batch": 64,
     "compile_args": {"backend": "eager"},
@@ -60,6 +61,7 @@ def options_of(module):
         "teacher": (teacher.source, teacher.checkpoint, teacher.args, teacher.precision, module.allow_other_teacher),
         "outputs": module.answers.options,
         "loss": (module.temperature, module.soft_weight, module.hard_weight, module.finite_rows.policy),
+        "hard_temperature": module.hard_temperature,
         "optimisation": module.optimisation,
         "compile_args": (module.compile_args, teacher.compile_args),
         "student": sum(parameter.numel() for parameter in module.student.parameters()),
@@ -99,6 +101,7 @@ def test_a_short_name_changes_one_field_of_a_group():
         ({"student": None}, "student: expected a timm name or a module, got NoneType None"),
         ({"teacher_precision": "8"}, "teacher_precision: expected one of 32, bf16, 16, got '8'"),
         ({"lr_reference_batch": 0}, "lr_reference_batch: expected at least 1, got 0"),
+        ({"hard_temperature": 0.0}, "hard_temperature: expected a number > 0, got 0"),
         ({"hard_weight": float("nan")}, "hard_weight: expected a number >= 0, got nan"),
     ],
 )
@@ -130,8 +133,9 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
     assert kept == {
         **{"extra": 7, "num_classes": 4, "in_channels": 1, "image_size": 8, "student": "test_resnet"},
         **{"teacher_checkpoint": None, "teacher_args": None, "teacher_precision": "32", "allow_other_teacher": False},
-        "teacher_outputs": None,
+        **{"teacher_outputs": None, "hard_temperature": 1.0},
         **{"student_args": {"stem": "small"}, "temperature": 3.0, "soft_weight": 0.95, "hard_weight": 0.05},
+        "hard_temperature": 1.0,
         **{"nonfinite": "skip", "lr_reference_batch": 16, "compile_args": None, "warmup": 0.05, "lr_interval": None},
     }
     loaded = Own.load_from_checkpoint(tmp_path / "run.ckpt", teacher=nn.Identity(), hard_weight=0.5, weights_only=True)

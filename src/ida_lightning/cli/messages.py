@@ -71,6 +71,8 @@ def _informative_part(message: str, error: BaseException | None) -> str:
         return named + failed
     if other := re.search(r"Expected '(\S+?)' to be a (?:function that returns|subclass of) <class '(\w+)'>", message):
         return f"{named}expected a class or function that gives {_with_article(other[2])}, got {other[1]}"
+    if text.startswith("Unexpected config:"):
+        return f"config: expected keys and their values, got {text.partition(':')[2].strip()[:80] or 'an empty file'}"
     errors = re.search(r"Errors:\n(.*?)(?:\n\s*Given value|$)", message, re.DOTALL)
     if not errors:
         return _joined(key, text)
@@ -79,6 +81,8 @@ def _informative_part(message: str, error: BaseException | None) -> str:
     if unknown:
         near = difflib.get_close_matches(unknown[1], _class_names(L.LightningModule, L.LightningDataModule, L.Callback))
         reasons = {f"no class {unknown[1]!r}" + (f"; did you mean {near[0]}?" if near else ""): None}
+        if re.search(r"Expected a <class '(?:float|int)'>|Subtypes: .*<class '(?:float|int)'>", message):
+            reasons = {f"expected a number, got {unknown[1]}": None}
     useful = [reason for reason in reasons if "NoneType" not in reason] or list(reasons)
     if len(useful) > 1 and useful[0] in ("Expected a <class 'list'>", "Expected a <class 'str'>"):
         del useful[0]  # a class was meant

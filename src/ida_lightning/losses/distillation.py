@@ -1,4 +1,4 @@
-"""The distillation loss: the only place that holds the factor temperature squared."""
+"""The distillation loss, with the factor temperature squared; the cross-entropy at a temperature has it too."""
 
 import torch
 from torch import Tensor

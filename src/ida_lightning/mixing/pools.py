@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from ida_lightning.errors import InputError, is_a
+from ida_lightning.errors import InputError, is_a, kind_of
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing.apply import mix_images, mix_labels
 from ida_lightning.mixing.plan import MixedBatch, MixPlan
@@ -45,10 +45,11 @@ def stack_pool(clean: MixedBatch, mixes: list[MixedBatch]) -> MixedBatch:
         mixes: of the clean rows, one or more; see :func:`mix_batch`.
 
     Raises:
-        InputError: if there are no mixes.
+        InputError: for anything but batches, and if there are no mixes.
     """
-    if not mixes:
-        raise InputError("mixes: expected one or more, got none")
+    is_a("clean", clean, MixedBatch)
+    if not isinstance(mixes, (list, tuple)) or not mixes or not all(isinstance(mix, MixedBatch) for mix in mixes):
+        raise InputError(f"mixes: expected a list of one or more MixedBatch, got {kind_of(mixes)}")
     several = mixes[0].label_mix.labels.shape[1]
     labels, weights = clean.label_mix
     mix = LabelMix(labels.expand(-1, several), F.pad(weights, (0, several - 1)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ida_lightning.errors import at_least, is_a
+from ida_lightning.errors import at_least, is_a, positive
 from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import build_model
@@ -31,11 +31,13 @@ class ClassificationModule(ClassifierBase):
         model_args: further arguments of :func:`ida_lightning.models.build_model`, such as ``stem: small``.
         optimizer: from parameters to optimiser.
         optimisation: schedule, learning rate and compilation.
+        hard_temperature: T of the softmax in the cross-entropy, which is multiplied by its square, so that the gradient
+            keeps its size: labels alone beside a student that is distilled at this temperature.
         fields: single fields of ``optimisation``: ``lr_scheduler``, ``lr_reference_batch``, ``compile_args``,
             ``warmup``, ``lr_interval``.
 
     Raises:
-        InputError: for a network that cannot be built.
+        InputError: for a network that cannot be built, and a temperature that is not > 0.
 
     Example:
         >>> module = ClassificationModule("test_resnet", num_classes=10, in_channels=1)
@@ -56,6 +58,7 @@ class ClassificationModule(ClassifierBase):
             p, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True
         ),
         optimisation: Optimisation = Optimisation(),  # noqa: B008 (frozen)
+        hard_temperature: float = 1.0,
         **fields: Unpack[OptimisationFields],
     ) -> None:
         optimizer = picklable(optimizer, ClassificationModule.__init__.__defaults__)
@@ -64,6 +67,7 @@ class ClassificationModule(ClassifierBase):
         super().__init__(num_classes, optimizer, optimisation)
         for name, count in (("in_channels", in_channels), ("image_size", image_size)):
             at_least(name, count, 1)
+        self.hard_temperature = positive("hard_temperature", hard_temperature)
         check_network("model", model)
         check_args("model_args", model_args)
         plain = plain_fields(optimisation=optimisation)
@@ -81,7 +85,7 @@ class ClassificationModule(ClassifierBase):
         """Compute the cross-entropy of one batch with its hard labels, mixed or not."""
         self.guard_step()
         batch = self.take_batch(batch)
-        loss = mixed_cross_entropy(self(batch.inputs), batch.label_mix).mean()
+        loss = mixed_cross_entropy(self(batch.inputs), batch.label_mix, self.hard_temperature).mean()
         if self.logs_loss():
             self.intake.check()
             self.log("train/loss", loss, prog_bar=True)

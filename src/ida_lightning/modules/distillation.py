@@ -60,8 +60,8 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         optimisation: schedule, learning rate and compilation, which is of student, teacher and loss.
         fields: single fields of ``teacher`` (``teacher_checkpoint``, ``teacher_args``, ``teacher_precision``,
             ``allow_other_teacher``), ``student`` (``student_args``), ``loss`` (``temperature``, ``soft_weight``,
-            ``hard_weight``, ``nonfinite``) and ``optimisation`` (``lr_scheduler``, ``lr_reference_batch``,
-            ``compile_args``, ``warmup``, ``lr_interval``) by short names.
+            ``hard_weight``, ``nonfinite``, ``hard_temperature``) and ``optimisation`` (``lr_scheduler``,
+            ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``) by short names.
 
     Raises:
         InputError: for values out of range, a field with different values by its short name and in its group, networks
@@ -124,6 +124,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         self.temperature = loss.temperature
         self.soft_weight = loss.soft_weight
         self.hard_weight = loss.hard_weight
+        self.hard_temperature = loss.hard_temperature
         self.finite_rows: FiniteRows = FiniteRows(loss.nonfinite)
         self.allow_other_teacher = teacher.allow_other
         self.teacher = FrozenTeacher(teacher, num_classes, in_channels, image_size, optimisation.compile_args)

@@ -53,7 +53,12 @@ class SupervisionHooks(L.LightningModule):
     What is registered while a fit runs, as callbacks do in ``setup``, belongs to that fit: it is in force until the
     fit ends, crashes or is interrupted, and never in another one. What is registered at any other time stays until its
     handle removes it.
+
+    Attributes:
+        hard_temperature: of the cross-entropy with the hard label.
     """
+
+    hard_temperature: float = 1.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -123,7 +128,7 @@ class SupervisionHooks(L.LightningModule):
 
     def loss_parts(self, student_logits: Tensor, supervision: Supervision) -> dict[str, Tensor]:
         """Return the named parts whose sum is the loss; each the mean over rows, weights included."""
-        kd_loss, hard_loss = self._weighted_losses(student_logits, supervision)
+        kd_loss, hard_loss = self._weighted_losses(student_logits, supervision, self.hard_temperature)
         parts = {"kd_loss": kd_loss, "hard_loss": hard_loss}
         for name in self.replaced_parts():
             del parts[name]

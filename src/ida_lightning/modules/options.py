@@ -178,6 +178,8 @@ class Loss:
         hard_weight: weight of the cross-entropy with the hard label (1 - alpha of the paper).
         nonfinite: what happens to rows for which the teacher's logits are NaN or infinite: ``"raise"`` stops the
             run, ``"skip"`` leaves them out of both losses.
+        hard_temperature: T of the student's softmax in the cross-entropy, which is multiplied by its square, so that
+            the gradient keeps its size; with T = ``temperature`` both losses look at the same softened student.
 
     Raises:
         InputError: for values out of range.
@@ -194,6 +196,7 @@ class Loss:
     soft_weight: float = 0.95
     hard_weight: float = 0.05
     nonfinite: Literal["raise", "skip"] = "raise"
+    hard_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         positive("temperature", self.temperature)
@@ -202,6 +205,7 @@ class Loss:
         if self.soft_weight + self.hard_weight == 0:
             raise InputError("soft_weight, hard_weight: expected numbers >= 0, not both 0, got 0 and 0")
         one_of("nonfinite", self.nonfinite, ("raise", "skip"))
+        positive("hard_temperature", self.hard_temperature)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class DistillationFields(OptimisationFields, total=False):
     soft_weight: float
     hard_weight: float
     nonfinite: Literal["raise", "skip"]
+    hard_temperature: float
 
 
 # Short name to the argument and the field of its group.
@@ -56,7 +57,7 @@ SHORT_NAMES: Mapping[str, tuple[str, str]] = {
     "allow_other_teacher": ("teacher", "allow_other"),
     "teacher_outputs": ("teacher", "outputs"),
     "student_args": ("student", "args"),
-    **{name: ("loss", name) for name in ("temperature", "soft_weight", "hard_weight", "nonfinite")},
+    **{name: ("loss", name) for name in ("temperature", "soft_weight", "hard_weight", "nonfinite", "hard_temperature")},
     **{name: ("optimisation", name) for name in ("lr_scheduler", "lr_reference_batch", "compile_args")},
     **{name: ("optimisation", name) for name in ("warmup", "lr_interval")},
 }
@@ -97,7 +98,7 @@ def merge_fields(argument: str, group: _Group, fields: Mapping[str, Any]) -> _Gr
 
     Example:
         >>> merge_fields("loss", Loss(soft_weight=1.0), {"temperature": 2.0, "student_args": {}})
-        Loss(temperature=2.0, soft_weight=1.0, hard_weight=0.05, nonfinite='raise')
+        Loss(temperature=2.0, soft_weight=1.0, hard_weight=0.05, nonfinite='raise', hard_temperature=1.0)
     """
     given = {name: field for name, field in _names_of(argument).items() if name in fields}
     for name in given:
@@ -129,11 +130,11 @@ def spell_out(init_args: dict[str, Any]) -> None:
         InputError: as :func:`merge_fields`.
 
     Example:
-        >>> config = {"loss": {"temperature": 4.5, "soft_weight": 1.0, "hard_weight": 0.05, "nonfinite": "raise"}}
+        >>> config = {"loss": vars(Loss(soft_weight=1.0))}
         >>> spell_out(config | {"temperature": 2.0})
         >>> spell_out(config)
         >>> config
-        {'temperature': 4.5, 'soft_weight': 1.0, 'hard_weight': 0.05, 'nonfinite': 'raise'}
+        {'temperature': 4.5, 'soft_weight': 1.0, 'hard_weight': 0.05, 'nonfinite': 'raise', 'hard_temperature': 1.0}
     """
     groups = {name: _mapping(init_args.get(name)) for name in GROUPS}
     ours = {name for name, group in groups.items() if group.keys() == GROUPS[name].__dataclass_fields__.keys()}

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from ida_lightning.__main__ import main
 from ida_lightning.files import replacing
 from ida_lightning.studies.compare.settings import read_settings
+from tests.helpers.comparisons import CONTROL, ISOTONIC, METHODS, STUDENT, TRAINER, cell, rows_of
 
 pytestmark = [
     # Four batches make no teacher.
@@ -26,13 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),  # the fit config's own
 ]
-DATA = {
-    "class_path": "tests.helpers.data.BlobsDataModule",
-    "init_args": {"batch_size": 16, "mixing": {"kind": "cutmix"}},
-}
-TRAINER = {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "enable_progress_bar": False}
-ISOTONIC = {"class_path": "IsotonicSoftLabelCallback", "init_args": {"strength": 0.0}}
-CONTROL = {"class_path": "SmoothingControlCallback", "init_args": {"space": "logits"}}
 
 
 class Explode(Callback):
@@ -79,51 +73,6 @@ def with_callbacks(*callbacks):
     }
 
 
-STUDENT = {"model": {"class_path": "ClassificationModule", "init_args": {"model": "test_resnet"}}}
-METHODS = {
-    "student": {**STUDENT, **with_callbacks(), "data": {"init_args": {"mixing": {"kind": "none"}}}},
-    "kd_aug": {},
-    "control": with_callbacks(CONTROL),
-}
-
-
-@pytest.fixture
-def files(monkeypatch):
-    """A set-up, and a function that writes a comparison on it."""
-    torch.set_num_threads(1)
-    export = {"class_path": "ExportCallback", "init_args": {"path": "teacher.safetensors"}}
-    saving = [
-        {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "elsewhere"}},
-        {"class_path": "ExportCallback", "init_args": {"path": "elsewhere/student.safetensors"}},
-    ]
-    teaching = {
-        "class_path": "DistillationModule",
-        "init_args": {"teacher": "test_resnet", "teacher_checkpoint": "teacher.safetensors", "student": "test_resnet"},
-    }
-    quiet = {**TRAINER, "enable_model_summary": False}
-    teacher = {"trainer": {**quiet, "callbacks": [export], "max_epochs": 1}, **STUDENT, "data": DATA}
-    fit = {"trainer": {**TRAINER, "callbacks": [*saving, ISOTONIC]}, "model": teaching, "data": DATA}
-    Path("teacher.yaml").write_text(yaml.safe_dump(teacher))
-    Path("fit.yaml").write_text(yaml.safe_dump(fit))
-
-    def write(**changes):
-        content = {
-            "fit": "fit.yaml",
-            "teacher": "teacher.yaml",
-            "seeds": [0, 1],
-            "methods": METHODS,
-            "reference": "kd_aug",
-            "output": "out",
-            **changes,
-        }
-        Path("compare.yaml").write_text(
-            yaml.safe_dump({k: v for k, v in content.items() if v is not ...}, sort_keys=False)
-        )
-        return ["compare", "--config", "compare.yaml"]
-
-    return write
-
-
 @pytest.fixture
 def fits(monkeypatch):
     """Counts fits."""
@@ -133,22 +82,13 @@ def fits(monkeypatch):
     return count
 
 
-def cell(method, seed):
-    return Path(f"out/cells/{method}/seed_{seed}/cell.json")
-
-
-def rows_of(name):
-    with Path(f"out/{name}.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_finished_cell_never_runs_again(files, fits, capsys):
     curves = {"mass": {"kd_aug": 0, "control": 0.5}}
     main(files(curves=curves))
     assert len(fits) == 1 + 6, "the teacher, and methods x seeds"
     printed = capsys.readouterr().out
     assert "6 cells, 0 finished, 6 to run" in printed
-    assert "[6/6] control, seed 1: test accuracy" in printed
+    assert "[6/6] kd_aug, seed 1: test accuracy" in printed, "in this seed the control has recorded the teacher"
     rows = rows_of("results")
     assert [(row["method"], row["seed"]) for row in rows] == [(m, s) for s in "01" for m in METHODS]
     for row in rows:

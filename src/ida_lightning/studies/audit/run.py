@@ -148,7 +148,8 @@ def measure_teacher(
     if stddev_batches is not None:
         with torch.no_grad():
             stddevs = measure_stddev(data, stddev_batches, teacher, student, device, progress("T. stddev"))
-    tables = measure(data, batches, model.temperature, teacher, device, revise, progress("Auditing"))
+    stored = model.answers.reader(data.pictures, str(trainer.precision))
+    tables = measure(data, batches, model.temperature, teacher, device, revise, progress("Auditing"), stored)
     space, strength, role = configured_correction(callbacks)
     mixing = "clean" if data.mixing.kind == "none" else data.mixing.kind
     configured = Configured(mixing, data.mixing.probability, space, strength, role, model.temperature)

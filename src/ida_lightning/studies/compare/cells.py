@@ -18,6 +18,8 @@ Result = dict[str, Any]
 # One run is one process on one device; how it is watched changes no result and is set by run.py.
 _ONE_DEVICE = {"trainer": {"devices": 1, "num_nodes": 1}}
 _OTHER_COMMANDS = ("allow_untrained",)  # of evaluation
+# Arguments that older results do not have, with what they were then.
+_NEWER = {"teacher_outputs": None, "hard_temperature": 1.0}
 _WATCHING = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
 
 
@@ -32,6 +34,7 @@ class Cell(NamedTuple):
         digest: of the config, without what only concerns watching.
         teacher: the teacher's weight file, if there is one.
         keep_weights: see :class:`Settings`.
+        answers: the folder of the teacher's answers that this run shares with others; None asks the teacher.
     """
 
     method: str
@@ -41,6 +44,7 @@ class Cell(NamedTuple):
     digest: str
     teacher: str | None
     keep_weights: bool
+    answers: str | None = None
 
     @property
     def name(self) -> str:
@@ -72,7 +76,7 @@ class Cell(NamedTuple):
             key, *more = [key for key in {**before, **now} if before.get(key) != now.get(key)] or ["config"]
             others = f" and {len(more)} more" if more else ""
             return f"its config has changed: {key} was {before.get(key)!r}, is {now.get(key)!r}{others}"
-        teacher = _digest_of(self.teacher)
+        teacher = digest_of(self.teacher)
         if teacher is not None and result["teacher_sha256"] != teacher:
             return f"its config has changed: the teacher's weights {self.teacher} are others"
         return None
@@ -176,7 +180,7 @@ _SHARES = ("_acc", "_ece", "_ece_scaled", "agreement")
 _FIGURES = (*(f"{split}_{name}" for split in ("val", "test") for name in ("acc", "nll", "ece")), *_CAN_BE_MISSING)
 
 
-def _digest_of(path: str | None) -> str | None:
+def digest_of(path: str | None) -> str | None:
     """Return the SHA-256 of a file, which every cell of a comparison asks for; None if there is none."""
     if not path or not Path(path).is_file():
         return None
@@ -196,6 +200,9 @@ def _refuse(constant: str) -> float:
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of a fit config that decide about its results."""
     rest = {key: value for key, value in config.items() if key not in _OTHER_COMMANDS}
+    model = config["model"]
+    arguments = {key: value for key, value in model.get("init_args", {}).items() if _NEWER.get(key, _NEWER) != value}
+    rest["model"] = {**model, "init_args": arguments}
     return {**rest, "trainer": {key: value for key, value in config["trainer"].items() if key not in _WATCHING}}
 
 

@@ -100,8 +100,16 @@ def outcomes(results: Sequence[Result], settings: Settings) -> dict[tuple[str, M
 
 
 def _by_seed(results: Sequence[Result], method: str, weights: str, metric: Metric) -> dict[int, float]:
+    if metric is TIME:
+        results = timed(results)
     values = {r["seed"]: {**r, **r[weights]}[metric.key] for r in results if r["method"] == method}
     return {seed: value for seed, value in values.items() if value is not None}
+
+
+def timed(results: Sequence[Result]) -> list[Result]:
+    """Return the runs whose times compare: where some replayed answers, those that did or had no teacher."""
+    replayed = [result for result in results if result.get("answers") in ("stored", None)]
+    return replayed if any(result.get("answers") == "stored" for result in results) else list(results)
 
 
 def extra_cost(results: Sequence[Result], method: str, reference: str) -> Estimate | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ida_lightning.studies.compare.cells import Result
@@ -32,6 +33,7 @@ def results_csv(results: Sequence[Result], run: str) -> str:
             row |= {f"{weights}_{key}": value for key, value in result[weights].items()}
         row |= {key.removeprefix("train/"): value for key, value in result["logged"].items()}
         row |= {key: result[key] for key in ("steps", "seconds_per_step", "seconds", "device")}
+        row |= {key: result.get(key) for key in ("answers", "live_batches", "stored_batches")}
         row |= {key: (result[key] or "")[:12] for key in ("initial_weights", "teacher_sha256", "config_sha256")}
         rows.append(row | {"run": run})
     return csv_table(rows)
@@ -85,7 +87,25 @@ def summary(results: Sequence[Result], settings: Settings) -> str:
         unscaled=sum(result[weights]["temperature"] is None for result in results for weights in WEIGHTS),
         evaluations=len(WEIGHTS) * len(results),
         starts=other_starts(results),
+        sharing=_sharing(results),
     ).rstrip()
+
+
+def _sharing(results: Sequence[Result]) -> dict[str, Any] | None:
+    """Return what replaying the teacher's answers has saved, and what steps took; None if none were replayed."""
+    saved = sum(result.get("stored_batches", 0) for result in results)
+    if not saved:
+        return None
+    times: dict[str, list[float]] = {"live": [], "recorded": [], "stored": []}
+    for result in results:
+        if result["seconds_per_step"] is not None and result.get("answers") is not None:
+            times[result["answers"]].append(1000 * result["seconds_per_step"])
+    return {
+        "saved": saved,
+        "asked": saved + sum(result.get("live_batches", 0) for result in results),
+        "times": [f"{median(values):.1f} ms {name} ({len(values)} runs)" for name, values in times.items() if values],
+        "live": [f"{r['method']}, seed {r['seed']}" for r in results if r.get("answers") == "live"],
+    }
 
 
 def _as_share(cost: Estimate | None) -> str:

@@ -16,9 +16,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ida_lightning.callbacks import CheckpointCallback, ExportCallback, StepTimer
 from ida_lightning.cli import IDACLI, one_line
+from ida_lightning.data_facts import DescribedData
 from ida_lightning.errors import InputError
 from ida_lightning.files import digest_of_file, replacing
 from ida_lightning.locks import OutputLock
+from ida_lightning.methods import Method
 from ida_lightning.models import fingerprint
 from ida_lightning.modules import DistillationModule
 from ida_lightning.modules.base import ClassifierBase
@@ -69,6 +71,8 @@ def run_cell(cell: Cell) -> None:
     if not isinstance(module, ClassifierBase):
         kind = type(module).__name__
         raise InputError(f"model: expected a module of one network, such as DistillationModule, got {kind}")
+    if isinstance(module, DistillationModule) and cell.answers is not None and not _can_share(trainer, data):
+        module.answers.options = None
     # In case that no DistillationModule says what it has loaded.
     teacher_file = digest_of_file(cell.teacher) if cell.teacher else None
     initial_weights = fingerprint(module.network)
@@ -105,6 +109,7 @@ def run_cell(cell: Cell) -> None:
         "initial_weights": initial_weights,
         "teacher_sha256": _teacher_file(module, teacher_file),
         "teacher_fingerprint": module.teacher.fingerprint if isinstance(module, DistillationModule) else None,
+        **_who_answered(module),
         "config_sha256": cell.digest,
         "config": cell.config,
     }
@@ -121,6 +126,21 @@ def _teacher_file(module: ClassifierBase, before: str | None) -> str | None:
     return before
 
 
+def _can_share(trainer: L.Trainer, data: L.LightningDataModule) -> bool:
+    """Say whether pictures are the same in every run, and no method needs the teacher itself."""
+    needs = [callback for callback in trainer.callbacks if isinstance(callback, Method) and callback.needs_teacher]  # type: ignore[attr-defined]
+    return isinstance(data, DescribedData) and not needs
+
+
+def _who_answered(module: ClassifierBase) -> dict[str, Any]:
+    """Return how many training batches the teacher was asked about, how many were replayed, and a word for it."""
+    if not isinstance(module, DistillationModule):
+        return {"answers": None, "live_batches": 0, "stored_batches": 0}
+    live, stored = module.answers.live, module.answers.replayed
+    word = "live" if module.answers.options is None else "recorded" if live else "stored"
+    return {"answers": word, "live_batches": live, "stored_batches": stored}
+
+
 def _watched(cell: Cell) -> dict[str, Any]:
     """Return the cell's config as it is run: quiet, with logs in the cell's folder unless a tracker has them."""
     trainer = dict(cell.config["trainer"])
@@ -129,4 +149,8 @@ def _watched(cell: Cell) -> dict[str, Any]:
     if isinstance(logger, dict) and logger["class_path"].endswith(".CSVLogger"):
         folder = {"save_dir": str(cell.folder), "name": "", "version": "logs"}
         trainer["logger"] = {**logger, "init_args": {**logger["init_args"], **folder}}
-    return {**cell.config, "trainer": trainer}
+    config = {**cell.config, "trainer": trainer}
+    if cell.answers is not None:
+        model = config["model"]
+        config["model"] = {**model, "init_args": {**model["init_args"], "teacher_outputs": {"folder": cell.answers}}}
+    return config

@@ -19,6 +19,7 @@ from ida_lightning.lightning_internals import Terminated
 from ida_lightning.studies.compare.cells import Cell
 from ida_lightning.studies.compare.run import attempt
 from ida_lightning.studies.compare.settings import Settings
+from ida_lightning.studies.compare.sharing import Sharing
 from ida_lightning.studies.console import duration, print_line, quiet
 
 _TERMINATED = 128 + signal.SIGTERM
@@ -66,9 +67,11 @@ def run_cells(cells: Sequence[Cell], settings: Settings) -> dict[str, str]:
     print_line(f"{total} cells, {finished} finished, {len(waiting)} to run")
     failed: dict[str, str] = {}
     side_by_side = settings.jobs > 1 or bool(settings.devices)
-    endings = _in_processes(waiting, settings) if side_by_side else ((cell, attempt(cell)) for cell in waiting)
+    sharing = Sharing(waiting, settings)
+    endings = _in_processes(sharing, settings) if side_by_side else ((cell, attempt(cell)) for cell in sharing.cells)
     for done, (cell, error) in enumerate(endings, start=1):
         result = cell.last_result() if error is None else None
+        sharing.end(cell, result is not None)
         if result is None:
             error = error or f"it left no usable {cell.folder / 'cell.json'}"
             failed[cell.name], text = error, f"failed: {error}"
@@ -80,16 +83,18 @@ def run_cells(cells: Sequence[Cell], settings: Settings) -> dict[str, str]:
     return failed
 
 
-def _in_processes(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, str | None]]:
+def _in_processes(sharing: Sharing, settings: Settings) -> Iterator[tuple[Cell, str | None]]:
     """Run cells side by side, each in a process of its own; yields each when it ends, with what went wrong."""
-    waiting, jobs, devices = list(cells), settings.jobs, settings.devices
+    waiting, jobs, devices = list(sharing.cells), settings.jobs, settings.devices
     running: dict[int, tuple[BaseProcess, Cell]] = {}  # by the number of the job, which takes devices in turn
     threads = settings.threads or max(1, (os.cpu_count() or 1) // jobs)
     try:
         while waiting or running:
             for job in range(jobs):
-                if waiting and job not in running:
-                    cell = waiting.pop(0)
+                cell = next(filter(sharing.may_start, waiting), None)
+                if cell is not None and job not in running:
+                    waiting.remove(cell)
+                    sharing.start(cell)
                     (cell.folder / "error.txt").unlink(missing_ok=True)  # it may die before it can do so itself
                     device = devices[job % len(devices)] if devices else None
                     running[job] = _start(_run_apart, (cell, threads), device), cell

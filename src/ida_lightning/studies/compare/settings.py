@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse.typing import NonNegativeInt, Path_fr, PositiveInt
 
 from ida_lightning.cli import Parser
-from ida_lightning.errors import InputError, one_of
+from ida_lightning.errors import InputError, one_of, whole_number
 
 
 class Settings(NamedTuple):
@@ -32,6 +32,9 @@ class Settings(NamedTuple):
         threads: CPU threads of every run; by default the cores are shared out where there is more than one job. Small
             networks are fastest with 1, by far so on a busy machine.
         keep_weights: leave the last and the best weights of every run beside its figures.
+        share_teacher: ask the teacher once where methods of a seed show it the same pictures, and replay its answers;
+            results are the same without.
+        keep_answers: leave these answers beside the figures; by default the space is freed when all have run.
         curves: name of a quantity -> the methods that are drawn against it, and their numbers.
     """
 
@@ -47,6 +50,8 @@ class Settings(NamedTuple):
     devices: list[NonNegativeInt] = []  # noqa: RUF012
     threads: PositiveInt | None = None
     keep_weights: bool = False
+    share_teacher: bool = True
+    keep_answers: bool = False
     curves: dict[str, dict[str, float]] = {}  # noqa: RUF012
 
 
@@ -101,6 +106,8 @@ def read_settings(paths: Sequence[str], instead: Mapping[str, Any] | None = None
     one_of("reference", settings.reference, settings.methods)
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise InputError(f"seeds: expected different numbers, got {settings.seeds}")
+    for seed in settings.seeds:
+        whole_number("seeds", seed, 0, 2**32 - 1)
     for name, numbers in settings.curves.items():
         for method in numbers or [None]:
             one_of(f"curves.{name}", method, settings.methods)
@@ -111,8 +118,8 @@ def _read(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"config: expected the file of a comparison, found nothing at {path}")
     try:
-        content = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"config: {path} is no YAML ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"config: expected keys such as fit, seeds and methods in {path}, got {content!r}")
