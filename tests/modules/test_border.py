@@ -219,6 +219,11 @@ def test_a_schedule_by_a_metric_works(tmp_path, blobs):
         run = trainer(tmp_path, max_epochs=4, **options)
         run.fit(module(**plateau), datamodule=blobs)
         assert run.optimizers[0].param_groups[0]["lr"] < 0.05
+    for name in ("train/loss", "student/val_acc"):
+        run = trainer(tmp_path, max_epochs=4)
+        run.fit(module(**plateau, lr_monitor=name), datamodule=blobs)
+        assert run.lr_scheduler_configs[0].monitor == name
+        assert run.optimizers[0].param_groups[0]["lr"] < 0.05
     highest = {"lr_scheduler": lambda optimizer: ReduceLROnPlateau(optimizer, mode="max")}
     with pytest.raises(InputError, match="lr_scheduler: expected mode min without validation data"):
         trainer(tmp_path, limit_val_batches=0).fit(module(**highest), datamodule=blobs)

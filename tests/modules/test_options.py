@@ -33,7 +33,7 @@ GROUPS = {
     "teacher": Teacher("test_resnet", "teacher.pt", {"stem": "small"}, "bf16", True, TeacherOutputs("answers")),
     "student": Student("test_vit", {"depth": 1}),
     "loss": Loss(3.0, 0.8, 0.3, "skip", 2.0),
-    "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step"),
+    "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step", "train/loss"),
 }
 SHORT = {
     "teacher_checkpoint": "teacher.pt",
@@ -52,6 +52,7 @@ SHORT = {
     "compile_args": {"backend": "eager"},
     "warmup": 0.1,
     "lr_interval": "step",
+    "lr_monitor": "train/loss",
 }
 
 
@@ -136,7 +137,14 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
         **{"teacher_outputs": None, "hard_temperature": 1.0},
         **{"student_args": {"stem": "small"}, "temperature": 3.0, "soft_weight": 0.95, "hard_weight": 0.05},
         "hard_temperature": 1.0,
-        **{"nonfinite": "skip", "lr_reference_batch": 16, "compile_args": None, "warmup": 0.05, "lr_interval": None},
+        **{
+            "nonfinite": "skip",
+            "lr_reference_batch": 16,
+            "compile_args": None,
+            "warmup": 0.05,
+            "lr_interval": None,
+            "lr_monitor": None,
+        },
     }
     loaded = Own.load_from_checkpoint(tmp_path / "run.ckpt", teacher=nn.Identity(), hard_weight=0.5, weights_only=True)
     assert (loaded.temperature, loaded.hard_weight, loaded.extra) == (3.0, 0.5, 7)

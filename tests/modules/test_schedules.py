@@ -145,6 +145,10 @@ def test_a_schedule_that_would_fail_is_refused(rates):
     [
         ({"warmup": 0.1, "lr_scheduler": partial(torch_schedules.ExponentialLR, gamma=1.0)}, "warmup: belongs to"),
         ({"lr_interval": "epoch"}, "lr_interval: epoch is of lr_scheduler"),
+        (
+            {"lr_monitor": "train/loss", "lr_scheduler": partial(torch_schedules.ExponentialLR, gamma=1.0)},
+            "lr_monitor: belongs to ReduceLROnPlateau",
+        ),
     ],
 )
 def test_an_option_without_effect_is_said(rates, fields, warning):
@@ -156,6 +160,7 @@ def test_an_option_without_effect_is_said(rates, fields, warning):
     ("options", "complaint"),
     [
         ({"warmup": 1.0}, "warmup: expected a number from 0 to below 1, got 1"),
+        ({"lr_monitor": 3}, "lr_monitor: expected"),
         ({"lr_interval": "batch"}, "lr_interval: expected one of epoch, step, got 'batch'"),
     ],
 )

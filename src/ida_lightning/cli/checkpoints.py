@@ -16,7 +16,7 @@ from ida_lightning.modules.short_names import SHORT_NAMES
 
 # What the tensors in a checkpoint belong to, and what its optimiser's state has decided.
 _NETWORK = {"model", "student", "model_args", "student_args"}
-_STATE = {"optimizer", "lr_scheduler", "lr_reference_batch", "lr_interval", "warmup"}
+_STATE = {"optimizer", "lr_scheduler", "lr_reference_batch", "lr_interval", "lr_monitor", "warmup"}
 _FROM_DATA = {"num_classes", "in_channels", "image_size"}
 
 

@@ -61,7 +61,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         fields: single fields of ``teacher`` (``teacher_checkpoint``, ``teacher_args``, ``teacher_precision``,
             ``allow_other_teacher``), ``student`` (``student_args``), ``loss`` (``temperature``, ``soft_weight``,
             ``hard_weight``, ``nonfinite``, ``hard_temperature``) and ``optimisation`` (``lr_scheduler``,
-            ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``) by short names.
+            ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``, ``lr_monitor``) by short names.
 
     Raises:
         InputError: for values out of range, a field with different values by its short name and in its group, networks

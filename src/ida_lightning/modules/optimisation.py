@@ -51,7 +51,9 @@ def make_optimizer(
     if optimisation.lr_scheduler is not None:
         schedule = _built("lr_scheduler", optimisation.lr_scheduler, optimizer)
         if isinstance(schedule, ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": _by_metric(schedule, trainer, owner)}
+            return {"optimizer": optimizer, "lr_scheduler": _by_metric(schedule, optimisation, trainer, owner)}
+        if optimisation.lr_monitor is not None:
+            rank_zero_warn("lr_monitor: belongs to ReduceLROnPlateau; with this lr_scheduler it does nothing")
         return {"optimizer": optimizer, "lr_scheduler": stepped(schedule, optimisation, trainer)}
     if optimisation.lr_interval == "epoch":
         rank_zero_warn("lr_interval: epoch is of lr_scheduler; the default schedule is stepped every step")
@@ -82,9 +84,9 @@ def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
     rank_zero_info(f"learning rate {lr:g}, the module's lr, in place of {first:g}")
 
 
-def _by_metric(schedule: ReduceLROnPlateau, trainer: L.Trainer, owner: str) -> Any:
+def _by_metric(schedule: ReduceLROnPlateau, optimisation: Optimisation, trainer: L.Trainer, owner: str) -> Any:
     """Return how Lightning steps a schedule that waits for a metric to stop improving: that of validation, if any."""
-    monitor = vars(schedule).get("monitor")  # Lightning's own class of that name has it
+    monitor = optimisation.lr_monitor or vars(schedule).get("monitor")  # Lightning's own class of that name has it
     if monitor is None and not trainer.enable_validation:
         monitor = "train/loss"
         if schedule.mode == "max":

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ida_lightning.checks import path_like
+from ida_lightning.checks import path_like, text
 from ida_lightning.errors import (
     InputError,
     at_least,
@@ -223,9 +223,11 @@ class Optimisation:
         warmup: share of the run in which the default schedule rises, from 0 to below 1.
         lr_interval: whether ``lr_scheduler`` counts ``epoch`` or ``step``; None chooses by its class: OneCycleLR and
             CyclicLR count steps, others epochs.
+        lr_monitor: the metric that ReduceLROnPlateau goes by, as it is logged; None takes the NLL or the accuracy of
+            validation, by its mode, and the training loss without validation.
 
     Raises:
-        InputError: for a reference batch below 1, another share or interval.
+        InputError: for a reference batch below 1, another share or interval, and a metric that is no name.
 
     Example:
         >>> optimisation = Optimisation(lr_reference_batch=256, compile_args={"mode": "reduce-overhead"})
@@ -242,8 +244,11 @@ class Optimisation:
     compile_args: dict[str, Any] | None = None
     warmup: float = 0.05
     lr_interval: Literal["epoch", "step"] | None = None
+    lr_monitor: str | None = None
 
     def __post_init__(self) -> None:
+        if self.lr_monitor is not None:
+            text("lr_monitor", self.lr_monitor)
         share_below_one("warmup", self.warmup)
         if self.lr_interval is not None:
             one_of("lr_interval", self.lr_interval, ("epoch", "step"))

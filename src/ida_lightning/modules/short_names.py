@@ -31,6 +31,7 @@ class OptimisationFields(TypedDict, total=False):
     compile_args: dict[str, Any] | None
     warmup: float
     lr_interval: Literal["epoch", "step"] | None
+    lr_monitor: str | None
 
 
 class DistillationFields(OptimisationFields, total=False):
@@ -59,7 +60,7 @@ SHORT_NAMES: Mapping[str, tuple[str, str]] = {
     "student_args": ("student", "args"),
     **{name: ("loss", name) for name in ("temperature", "soft_weight", "hard_weight", "nonfinite", "hard_temperature")},
     **{name: ("optimisation", name) for name in ("lr_scheduler", "lr_reference_batch", "compile_args")},
-    **{name: ("optimisation", name) for name in ("warmup", "lr_interval")},
+    **{name: ("optimisation", name) for name in ("warmup", "lr_interval", "lr_monitor")},
 }
 
 GROUPS: Mapping[str, type[Teacher] | type[Student] | type[Loss] | type[Optimisation]] = {
