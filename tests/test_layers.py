@@ -12,7 +12,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "ida_lightning"
 LAYERS = [
     {"errors"},
     {"checks", "files", "label_mix", "texts"},
-    {"isotonic", "mixing", "losses", "supervision"},
+    {"isotonic", "mixing", "losses"},
+    {"supervision"},
     {"metrics", "models", "plots", "adapters", "augment"},
     {"picking", "revision_selection", "truth", "lightning_internals", "checkpoint_io", "locks"},
     {"data_facts", "teacher_outputs"},
@@ -24,7 +25,7 @@ LAYERS = [
     {"studies"},
     {"__main__"},
 ]
-NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"metrics", "revision_selection", "picking", "truth"}
+NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | {"metrics", "revision_selection", "picking", "truth"}
 
 
 # What Lightning's documentation does not promise, as attributes, methods that are overridden and imports.
@@ -36,6 +37,7 @@ PRIVATE = {
         "_given_hyperparameters",
         "_parse_ckpt_path",
         "_parser",
+        "_rewrite_with_new_header",
         "_run_subcommand",
         "_trainer",
     ),

@@ -1,7 +1,9 @@
 """What the package uses of Lightning without a promise: each function against a real Trainer."""
 
+import csv
 import os
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
@@ -208,3 +210,26 @@ def test_what_a_trainer_raises_at_sigterm_has_no_exit_code(tmp_path):
         fit(tmp_path, Terminate())
     assert isinstance(ended.value, SystemExit)
     assert ended.value.code is None, "the command line gives it one"
+
+
+def test_a_table_with_a_new_column_is_whole_or_the_old_one(tmp_path, monkeypatch):
+    logger = CSVLogger(tmp_path)
+    internals.write_whole_tables(logger)
+    logger.log_metrics({"a": 1.0}, step=0)
+    logger.save()
+    table = Path(logger.log_dir, "metrics.csv")
+    before = table.read_text()
+    written = csv.DictWriter.writerows
+
+    def fails(self, rows):
+        raise RuntimeError("killed here")
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", fails)
+    logger.log_metrics({"b": 2.0}, step=1)
+    with pytest.raises(RuntimeError, match="killed here"):
+        logger.save()
+    assert table.read_text() == before
+    monkeypatch.setattr(csv.DictWriter, "writerows", written)
+    logger.log_metrics({"b": 2.0, "c": 3.0}, step=1)
+    logger.save()
+    assert [row["a"] for row in csv.DictReader(table.read_text().splitlines())] == ["1.0", "", ""]

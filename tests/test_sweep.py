@@ -60,6 +60,8 @@ NETWORK = nn.Linear(2, 3)
 ONES = torch.ones(BATCH)
 SUPERVISION = Supervision(IMAGES, MIX, torch.arange(BATCH), LOGITS, PROBS, ONES, ONES, 2.0, torch.arange(BATCH) > 0)
 
+CLEAN = MixedBatch(IMAGES, LabelMix.unmixed(LABELS), torch.arange(BATCH), torch.arange(BATCH)[:, None])
+
 # Tensors of the wrong kind for an argument that must be floating point (batch, classes).
 NOT_MATRICES: list[Any] = [
     *NOT_TENSORS,
@@ -445,6 +447,32 @@ ENTRIES = [
         ida_lightning.mix_images,
         {"images": IMAGES, "plan": PLAN},
         {"images": [*NOT_IMAGES, torch.rand(BATCH, 3, 9, 8), torch.rand(BATCH, 3, 4, 4)], "plan": NOT_PLANS},
+    ),
+    Entry(
+        ida_lightning.mix_batch,
+        {"plan": PLAN, "clean": CLEAN},
+        {"plan": NOT_PLANS, "clean": [*NOT_TENSORS, tuple(CLEAN)]},
+    ),
+    Entry(
+        ida_lightning.stack_pool,
+        {"clean": CLEAN, "mixes": [ida_lightning.mix_batch(PLAN, CLEAN)]},
+        {"clean": [*NOT_TENSORS, tuple(CLEAN)], "mixes": [*NOT_TENSORS, [], [3], [tuple(CLEAN)]]},
+    ),
+    Entry(
+        Supervision.from_teacher,
+        {"batch": CLEAN, "teacher_logits": LOGITS, "temperature": 2.0, "soft_weight": 1.0, "hard_weight": 0.0},
+        {
+            "batch": [*NOT_TENSORS, tuple(CLEAN)],
+            "teacher_logits": NOT_MATRICES,
+            "temperature": TEMPERATURE,
+            "soft_weight": [*NOT_NUMBERS, -1],
+            "hard_weight": [*NOT_NUMBERS, -1],
+        },
+    ),
+    Entry(
+        ida_lightning.weighted_losses,
+        {"student_logits": LOGITS, "supervision": SUPERVISION},
+        {"student_logits": NOT_MATRICES, "supervision": [*NOT_TENSORS, tuple(SUPERVISION)]},
     ),
     Entry(
         ida_lightning.mix_labels,

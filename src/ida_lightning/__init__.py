@@ -30,8 +30,10 @@ from ida_lightning.mixing import (
     draw_cutmix,
     draw_mixup,
     draw_mosaic,
+    mix_batch,
     mix_images,
     mix_labels,
+    stack_pool,
 )
 from ida_lightning.picking import label_by_teacher, pick_rows, score_pool, split_pool
 from ida_lightning.revision_selection import (
@@ -42,7 +44,7 @@ from ida_lightning.revision_selection import (
     teach_trusted_rows,
     trusted_rows,
 )
-from ida_lightning.supervision import Supervision, SupervisionHook, add_soft_labels, blend_soft_labels
+from ida_lightning.supervision import Supervision, SupervisionHook, add_soft_labels, blend_soft_labels, weighted_losses
 from ida_lightning.truth import blend_with_truth, exchange_values, isotonic_with_margin, missed_rows
 
 __version__ = "0.1.0"

@@ -60,8 +60,10 @@ from .mixing import MixPlan as MixPlan
 from .mixing import draw_cutmix as draw_cutmix
 from .mixing import draw_mixup as draw_mixup
 from .mixing import draw_mosaic as draw_mosaic
+from .mixing import mix_batch as mix_batch
 from .mixing import mix_images as mix_images
 from .mixing import mix_labels as mix_labels
+from .mixing import stack_pool as stack_pool
 from .models import build_model as build_model
 from .models import load_network as load_network
 from .models import load_weights as load_weights
@@ -103,10 +105,12 @@ from .revision_selection import revision_logit_loss as revision_logit_loss
 from .revision_selection import revision_probability_loss as revision_probability_loss
 from .revision_selection import teach_trusted_rows as teach_trusted_rows
 from .revision_selection import trusted_rows as trusted_rows
+from .studies.audit import audit_teacher as audit_teacher
 from .supervision import Supervision as Supervision
 from .supervision import SupervisionHook as SupervisionHook
 from .supervision import add_soft_labels as add_soft_labels
 from .supervision import blend_soft_labels as blend_soft_labels
+from .supervision import weighted_losses as weighted_losses
 from .truth import blend_with_truth as blend_with_truth
 from .truth import exchange_values as exchange_values
 from .truth import isotonic_with_margin as isotonic_with_margin

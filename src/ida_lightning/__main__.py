@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from importlib.metadata import version
 
 import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ida_lightning.cli import one_line
+from ida_lightning.cli.help import top_help, unknown_command
 from ida_lightning.cli.messages import importing_from_here
 from ida_lightning.errors import InputError
 from ida_lightning.lightning_internals import Terminated
@@ -29,7 +33,9 @@ def main(args: list[str] | None = None) -> None:
     given = sys.argv[1:] if args is None else args
     try:
         with importing_from_here():
-            if given[:1] == ["compare"]:
+            if text := _about(given):
+                print(text)  # noqa: T201
+            elif given[:1] == ["compare"]:
                 failed = compare(given[1:])
                 if failed:
                     raise SystemExit(failed)
@@ -37,7 +43,7 @@ def main(args: list[str] | None = None) -> None:
                 predict_images(given[1:])
             else:
                 AuditCLI(args).run()
-    except InputError as error:
+    except (InputError, MisconfigurationException) as error:
         print(f"ida-lightning: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
     except Terminated:
@@ -55,6 +61,17 @@ def main(args: list[str] | None = None) -> None:
     # processes may be gone, and leaving the group could wait for them.
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _about(given: Sequence[str]) -> str | None:
+    """Return what is printed for arguments that run no command, None for others."""
+    if given[:1] == ["--version"]:
+        return f"ida-lightning {version('ida-lightning')}"
+    if given[:1] in (["--help"], ["-h"], ["--help_all"]):
+        return top_help().rstrip()
+    if complaint := unknown_command(given):
+        raise InputError(complaint)
+    return None
 
 
 def _lost_the_others(error: RuntimeError) -> bool:

@@ -6,6 +6,7 @@ function that fails then. Nothing else in the package may use the names that ``t
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,10 +16,13 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.tuner.lr_finder import _LRCallback
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
+
+from ida_lightning.files import replacing
 
 _Item = TypeVar("_Item")
 
@@ -148,6 +152,27 @@ def in_precision(trainer: L.Trainer, network: Callable[[Tensor], Tensor]) -> Cal
 
 
 # --- files
+
+
+def write_whole_tables(logger: Logger) -> None:
+    """Have a CSVLogger write its table whole or not at all where a new column comes; its own way truncates it first.
+
+    Args:
+        logger: of any kind, on the process that writes; only a CSVLogger of this machine's folders is changed.
+    """
+    if not isinstance(logger, CSVLogger) or "://" in str(logger.log_dir):
+        return
+    writer = logger.experiment
+
+    def rewrite(columns: list[str]) -> None:
+        with open(writer.metrics_file_path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        with replacing(writer.metrics_file_path) as unfinished, unfinished.open("w", newline="") as file:
+            table = csv.DictWriter(file, fieldnames=columns)
+            table.writeheader()
+            table.writerows(rows)
+
+    writer._rewrite_with_new_header = rewrite
 
 
 def numbers_further_files(checkpoint: ModelCheckpoint) -> bool:

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError, float_matrix, floats_like, is_a, kind_of, non_negative, share
+from ida_lightning.errors import InputError, float_matrix, floats_like, is_a, kind_of, non_negative, positive, share
 from ida_lightning.label_mix import LabelMix
+from ida_lightning.losses import distillation_loss, mixed_cross_entropy
+from ida_lightning.mixing import MixedBatch
 
 
 class Supervision(NamedTuple):
@@ -44,6 +46,48 @@ class Supervision(NamedTuple):
     temperature: float
     mixed: Tensor | None = None
     kept_from: Tensor | None = None
+
+    @classmethod
+    def from_teacher(
+        cls,
+        batch: MixedBatch,
+        teacher_logits: Tensor,
+        temperature: float = 4.5,
+        soft_weight: float = 0.95,
+        hard_weight: float = 0.05,
+    ) -> Supervision:
+        """Return what a teacher's answer teaches, before any method: the same weights in every row.
+
+        Args:
+            batch: that the teacher has seen; see :func:`ida_lightning.mix_batch` and ``as_mixed_batch``.
+            teacher_logits: ``(batch, classes)``, finite.
+            temperature: of the soft labels, > 0.
+            soft_weight: of the distillation loss.
+            hard_weight: of the cross-entropy with the hard label.
+
+        Raises:
+            InputError: for logits of another kind, and numbers out of range.
+
+        Example:
+            >>> batch = MixedBatch(torch.zeros(1, 3, 8, 8), LabelMix.unmixed(torch.tensor([1])), *torch.zeros(2, 1, 1))
+            >>> Supervision.from_teacher(batch, torch.tensor([[0.0, 2.0]]), temperature=2.0).soft_labels
+            tensor([[0.2689, 0.7311]])
+        """
+        is_a("batch", batch, MixedBatch)
+        logits = float_matrix("teacher_logits", teacher_logits)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        rows = torch.ones(len(logits), device=logits.device)
+        return cls(
+            batch.inputs,
+            batch.label_mix,
+            batch.index,
+            logits,
+            (logits / positive("temperature", temperature)).softmax(1),
+            non_negative("soft_weight", soft_weight) * rows,
+            non_negative("hard_weight", hard_weight) * rows,
+            temperature,
+            batch.mixed(),
+        )
 
     def select(self, rows: Tensor) -> Supervision:
         """Keep only the rows named by an index or boolean mask ``(batch,)``."""
@@ -156,3 +200,24 @@ def add_soft_labels(supervision: Supervision, soft_labels: Tensor, weight: float
     ratio = added / total.clamp_min(torch.finfo(total.dtype).tiny)
     merged = torch.lerp(supervision.soft_labels, soft_labels, ratio[:, None])
     return supervision._replace(soft_labels=merged, soft_weight=total)
+
+
+def weighted_losses(
+    student_logits: Tensor, supervision: Supervision, hard_temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return the means of distillation loss and cross-entropy over rows, each times its weights.
+
+    Their sum is the loss of a step. A function of tensors alone, so that it compiles to one graph.
+
+    Args:
+        student_logits: ``(batch, classes)``.
+        supervision: what the student is taught on these rows.
+        hard_temperature: of the cross-entropy.
+
+    Raises:
+        InputError: for logits and supervision of another kind.
+    """
+    is_a("supervision", supervision, Supervision)
+    kd = distillation_loss(student_logits, supervision.soft_labels, supervision.temperature)
+    hard = mixed_cross_entropy(student_logits, supervision.label_mix, hard_temperature)
+    return (supervision.soft_weight * kd).mean(), (supervision.hard_weight * hard).mean()

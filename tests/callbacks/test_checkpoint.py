@@ -140,6 +140,33 @@ def test_a_second_run_says_so_and_replaces_both_files(tmp_path, monkeypatch):
     assert [saved(tmp_path, name)["epoch"] for name in ("best", "last")] == [0, 1]
 
 
+def test_earlier_files_go_when_new_ones_stand(tmp_path, monkeypatch):
+    fit(tmp_path)
+    write = L.Trainer.save_checkpoint
+    names = []
+
+    def watch(self, filepath, *args, **kwargs):
+        names.append(sorted(path.name for path in (tmp_path / "kept").iterdir()))
+        write(self, filepath, *args, **kwargs)
+        if Path(filepath).name == stop:
+            raise RuntimeError("killed here")
+
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", watch)
+    stop = "best.ckpt"
+    with pytest.raises(RuntimeError, match="killed here"):
+        fit(tmp_path, [0.2, 0.1])
+    assert names == [["best.ckpt", "last.earlier.ckpt"]], "no last of one run beside the best of another"
+    assert (saved(tmp_path, "best")["epoch"], saved(tmp_path, "last.earlier")["epoch"]) == (0, 4)
+    stop = "last.ckpt"
+    with pytest.raises(RuntimeError, match="killed here"):
+        fit(tmp_path, [0.2, 0.1])
+    assert len(list((tmp_path / "kept").iterdir())) == 3
+    stop = None
+    fit(tmp_path, [0.2, 0.1], resume=tmp_path / "kept" / "last.ckpt")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert [saved(tmp_path, name)["epoch"] for name in ("best", "last")] == [0, 1]
+
+
 def test_a_trial_writes_nothing(tmp_path):
     fit(tmp_path, trainer_options={"fast_dev_run": True}, every_n_steps=1)
     assert not Path(tmp_path, "kept").exists()

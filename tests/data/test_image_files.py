@@ -2,13 +2,22 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from ida_lightning import InputError
-from ida_lightning.data import FromDatasetsDataModule
+from ida_lightning.data import FromDatasetsDataModule, colours
 from ida_lightning.data.image_files import as_seen, list_images, read_image
 
 RED = (200, 30, 30)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """The lines that were logged."""
+    lines = []
+    monkeypatch.setattr(colours, "rank_zero_info", lines.append)
+    monkeypatch.setattr(colours, "_said", set())
+    return lines
 
 
 def test_exif_turns_a_picture_upright(tmp_path):
@@ -42,6 +51,76 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
 def test_every_kind_looks_as_in_a_viewer(tmp_path, image, pixel):
     image.save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").getpixel((1, 1)) == pixel
+
+
+def swapped_profile():
+    """A colour profile whose red and green are those of sRGB exchanged: sRGB with two tags renamed."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for first, second in ((b"rXYZ", b"gXYZ"), (b"rTRC", b"gTRC")):
+        a, b = profile.index(first), profile.index(second)
+        profile[a : a + 4], profile[b : b + 4] = second, first
+    start = profile.index("sRGB".encode("utf-16-be"))
+    profile[start : start + 8] = "mine".encode("utf-16-be")  # its name, or it would count as sRGB
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_are_those_of_the_profile(mode, tmp_path):
+    image = Image.new("RGB", (4, 4), RED)
+    image = image.quantize(2) if mode == "P" else image.convert(mode)
+    image.save(tmp_path / "a.png", icc_profile=swapped_profile())
+    seen = read_image(tmp_path / "a.png")
+    np.testing.assert_allclose(seen.getpixel((0, 0)), (30, 200, 30), atol=2)
+    assert as_seen(seen).getpixel((0, 0)) == seen.getpixel((0, 0)), "once, not twice"
+
+
+def test_a_profile_of_srgb_changes_nothing(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("RGB", (4, 4), RED).save(tmp_path / "a.png", icc_profile=profile)
+    assert read_image(tmp_path / "a.png").getpixel((0, 0)) == RED
+
+
+def test_a_damaged_profile_is_left_out_and_said(tmp_path, said):
+    Image.new("RGB", (4, 4), RED).save(tmp_path / "a.png", icc_profile=b"no profile")
+    for _ in range(2):
+        assert read_image(tmp_path / "a.png").getpixel((0, 0)) == RED
+    (line,) = said
+    assert line.startswith(f"data: {tmp_path}/a.png: its colour profile cannot be used and is left out")
+
+
+def test_print_colours_without_a_profile_are_said(tmp_path, said):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    red, green, blue = read_image(tmp_path / "a.jpg").getpixel((4, 4))
+    assert red > 200 and max(green, blue) < 60  # noqa: PT018
+    assert said == [f"data: {tmp_path}/a.jpg is CMYK without a colour profile; its colours are approximate"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "options", "pixel"),
+    [
+        ("png", {}, RED),
+        ("png", {"default_image": True}, (20, 20, 200)),  # the first in the file is for viewers that show none
+        ("webp", {"lossless": True}, RED),
+        ("gif", {}, RED),
+        ("tiff", {}, RED),
+    ],
+)
+def test_the_first_picture_that_is_shown_is_taken(ending, options, pixel, tmp_path, said):
+    pictures = [Image.new("RGB", (4, 4), colour) for colour in (RED, (20, 20, 200), (20, 200, 20))]
+    pictures[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=pictures[1:], **options)
+    np.testing.assert_allclose(read_image(tmp_path / f"a.{ending}").getpixel((0, 0)), pixel, atol=1)
+    read_image(tmp_path / f"a.{ending}")
+    (line,) = said
+    assert line.endswith("of such files the first is taken")
+
+
+def test_sixteen_bits_of_other_files_and_colours(tmp_path):
+    grey, colour = np.full(4, 128 * 256, ">u2").tobytes(), np.full(12, 128 * 256, ">u2").tobytes()
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 2 65535 " + grey)
+    (tmp_path / "a.ppm").write_bytes(b"P6 2 2 65535 " + colour)
+    Image.fromarray(np.full((4, 4), 128 * 256, np.uint16)).save(tmp_path / "a.tiff")
+    for name in ("a.pgm", "a.ppm", "a.tiff"):
+        assert read_image(tmp_path / name).getpixel((0, 0)) == (128, 128, 128), name
 
 
 def test_floating_point_pixels_are_refused(tmp_path):

@@ -71,3 +71,11 @@ def random_rows(rows, classes, generator=0, dtype=torch.float32):
         torch.tensor(rng.random(rows)),
     )
     return (3 * logits).softmax(1).to(dtype), mix
+
+
+def logits_and_mix(batch, classes, seed, scale=3.0, dtype=torch.float32):
+    """Rows of logits and the pairs of classes that they are answers to."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(batch, classes, generator=generator, dtype=torch.float64)
+    first, second = torch.randint(classes, (2, batch), generator=generator)
+    return logits.to(dtype), LabelMix.pair(first, second, torch.rand(batch, generator=generator)).canonical()

@@ -8,15 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ida_lightning import InputError, LabelMix
+from ida_lightning import InputError
 from ida_lightning.teacher_outputs import Encoding
-
-
-def rows_of(batch, classes, seed, scale=3.0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    logits = scale * torch.randn(batch, classes, generator=generator, dtype=torch.float64)
-    first, second = torch.randint(classes, (2, batch), generator=generator)
-    return logits.to(dtype), LabelMix.pair(first, second, torch.rand(batch, generator=generator)).canonical()
+from tests.helpers.problems import logits_and_mix
 
 
 def there_and_back(encoding, logits, mix, exact="<f4"):
@@ -31,7 +25,7 @@ def there_and_back(encoding, logits, mix, exact="<f4"):
 
 @given(st.integers(0, 1000), st.integers(1, 6), st.integers(2, 40), st.sampled_from([torch.float32, torch.float64]))
 def test_exact_is_bit_for_bit(seed, batch, classes, dtype):
-    logits, mix = rows_of(batch, classes, seed, dtype=dtype)
+    logits, mix = logits_and_mix(batch, classes, seed, dtype=dtype)
     answers = there_and_back(Encoding(), logits, mix, "<f4" if dtype == torch.float32 else "<f8")
     assert torch.equal(answers.logits, logits)
     assert answers.logits.dtype == dtype
@@ -40,7 +34,7 @@ def test_exact_is_bit_for_bit(seed, batch, classes, dtype):
 
 @given(st.integers(0, 1000), st.integers(2, 40), st.floats(0.1, 30))
 def test_half_is_near_where_it_matters(seed, classes, scale):
-    logits, mix = rows_of(4, classes, seed, scale)
+    logits, mix = logits_and_mix(4, classes, seed, scale)
     answers = there_and_back(Encoding("half"), logits, mix)
     below = logits.amax(1, keepdim=True) - logits
     assert ((answers.logits - logits).abs() <= 1e-6 * logits.abs() + below * 2**-11 + 1e-6).all()
@@ -49,7 +43,7 @@ def test_half_is_near_where_it_matters(seed, classes, scale):
 
 @given(st.integers(0, 1000), st.integers(3, 40), st.integers(2, 12), st.sampled_from([0.5, 1.0, 4.5]))
 def test_top_k_keeps_mass_and_the_classes_of_the_mix(seed, classes, top_k, temperature):
-    logits, mix = rows_of(5, classes, seed)
+    logits, mix = logits_and_mix(5, classes, seed)
     answers = there_and_back(Encoding(top_k=top_k, temperature=temperature), logits, mix)
     kept = (answers.logits == logits).sum(1)
     assert (kept >= min(top_k, classes)).all()
@@ -70,7 +64,7 @@ def test_top_k_keeps_mass_and_the_classes_of_the_mix(seed, classes, top_k, tempe
 
 
 def test_half_of_the_largest_few():
-    logits, mix = rows_of(4, 30, seed=1)
+    logits, mix = logits_and_mix(4, 30, seed=1)
     answers = there_and_back(Encoding("half", 6), logits, mix)
     top = logits.topk(3).indices
     assert (answers.logits.gather(1, top) - logits.gather(1, top)).abs().max() < 0.01
@@ -80,7 +74,7 @@ def test_half_of_the_largest_few():
 @pytest.mark.parametrize("top_k", [None, 4])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_row_without_numbers_stays_one(precision, top_k, value):
-    logits, mix = rows_of(3, 9, seed=2)
+    logits, mix = logits_and_mix(3, 9, seed=2)
     logits[1, 5] = value
     answers = there_and_back(Encoding(precision, top_k), logits, mix)
     assert answers.logits.isfinite().all(1).tolist() == [True, False, True]

@@ -24,7 +24,8 @@ class CheckpointCallback(ModelCheckpoint):
     within an epoch.
 
     A run that is not resumed replaces both files of an earlier run in the same folder as soon as it writes the first
-    of its own, and says so when it starts. Other files in the folder stay.
+    of its own, and says so when it starts. Until its own stand, the earlier ``last.ckpt`` is ``last.earlier.ckpt``: two
+    runs' files never stand side by side under these names. Other files in the folder stay.
 
     Args:
         dirpath: the folder; None is ``checkpoints`` beside the run's logs.
@@ -83,8 +84,10 @@ class CheckpointCallback(ModelCheckpoint):
         """Say that an earlier run's files will be replaced, if there are any and this run is a new one."""
         super().on_train_start(trainer, pl_module)
         self._step = trainer.global_step
-        self._replaces = trainer.global_step == 0 and bool(self._files()) and not trainer.fast_dev_run  # type: ignore[attr-defined]
-        if self._replaces:
+        # A resumed run finishes what a kill in the middle of replacing has left.
+        there = self._files() if trainer.global_step == 0 else [path for path in [self._earlier] if path.is_file()]
+        self._replaces = bool(there) and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self._replaces and trainer.global_step == 0:
             rank_zero_info(
                 f"checkpoints: {self._folder} has those of an earlier run, which this run replaces; "
                 "--ckpt_path goes on with one, another dirpath keeps them"
@@ -102,14 +105,14 @@ class CheckpointCallback(ModelCheckpoint):
         """Write the files after a validation within an epoch; the epoch's end follows one after its last batch."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        self._clear(trainer)
+        self._set_aside(trainer)
         super().on_validation_end(trainer, pl_module)
         if not trainer.is_last_batch:
             self._write_last(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write ``last.ckpt``, behind ``best.ckpt`` so that it knows of it."""
-        self._clear(trainer)
+        self._set_aside(trainer)
         super().on_train_epoch_end(trainer, pl_module)
         self._write_last(trainer)
 
@@ -120,22 +123,36 @@ class CheckpointCallback(ModelCheckpoint):
             rank_zero_info(f"checkpoints: {self.last_path} is of step {trainer.global_step}, where the run ended")
 
     def _files(self) -> list[Path]:
-        names = (self.filename, self.CHECKPOINT_NAME_LAST)
-        return [path for name in names if (path := self._folder / f"{name}{self.FILE_EXTENSION}").is_file()]
+        return [path for path in (self._best, self.last_path, self._earlier) if path.is_file()]
 
-    def _clear(self, trainer: L.Trainer) -> None:
-        """Remove the files of an earlier run, once."""
+    @property
+    def _best(self) -> Path:
+        return self._folder / f"{self.filename}{self.FILE_EXTENSION}"
+
+    @property
+    def _earlier(self) -> Path:
+        """Where an earlier run's ``last.ckpt`` is while this run replaces it."""
+        return self._folder / f"{self.CHECKPOINT_NAME_LAST}.earlier{self.FILE_EXTENSION}"
+
+    def _set_aside(self, trainer: L.Trainer) -> None:
+        """Rename an earlier run's ``last.ckpt``, which would stand beside this run's ``best.ckpt`` for a moment."""
+        if self._replaces and trainer.is_global_zero and self._step == 0 and self.last_path.is_file():
+            self.last_path.replace(self._earlier)
+
+    def _remove_earlier(self, trainer: L.Trainer) -> None:
+        """Remove what an earlier run has left, now that this run's files stand."""
         if self._replaces and trainer.is_global_zero:
-            for path in self._files():
-                path.unlink()
+            self._earlier.unlink(missing_ok=True)
+            if not self.best_model_path:
+                self._best.unlink(missing_ok=True)
         self._replaces = False
 
     def _write_last(self, trainer: L.Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._clear(trainer)
         self._step = trainer.global_step
         self.last_model_path = str(self.last_path)
         trainer.save_checkpoint(self.last_path, self.save_weights_only)
+        self._remove_earlier(trainer)
         for logger in trainer.loggers:
             logger.after_save_checkpoint(proxy(self))

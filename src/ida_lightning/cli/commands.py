@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 
@@ -21,12 +22,15 @@ import ida_lightning.methods
 import ida_lightning.modules  # noqa: F401
 from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.checkpoint_io import write_whole_checkpoints
+from ida_lightning.cli.checkpoints import check_checkpoint, model_names, model_values, settle
 from ida_lightning.cli.messages import explain, one_line
 from ida_lightning.cli.parser import Parser
 from ida_lightning.cli.reruns import check_reruns
+from ida_lightning.cli.values import LINKS, check_links, check_values
 from ida_lightning.errors import InputError
 from ida_lightning.files import clear_unfinished, replacing
-from ida_lightning.lightning_internals import BuildThenRun
+from ida_lightning.lightning_internals import BuildThenRun, write_whole_tables
+from ida_lightning.models.reading import values_allowed
 from ida_lightning.modules.short_names import spell_out
 from ida_lightning.run_checks import kept_outputs, require_weights
 
@@ -38,7 +42,6 @@ _IN_EPOCHS = {
     "PolynomialLR": "total_iters",
     "OneCycleLR": "total_steps",
 }
-_LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}
 
 
 class _ConfigCallback(SaveConfigCallback):
@@ -48,10 +51,12 @@ class _ConfigCallback(SaveConfigCallback):
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write ``config.yaml``; called on one process."""
+        """Write ``config.yaml``, and see to it that tables are whole; called on one process."""
         logger = trainer.logger
         if logger is None:
             return
+        for each in trainer.loggers:
+            write_whole_tables(each)
         folder = _run_folder(logger)
         for earlier in folder.parent.glob("*/"):
             clear_unfinished(earlier)
@@ -110,7 +115,7 @@ class IDACLI(BuildThenRun, LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the number of classes, channels and image size of the data to the model's arguments."""
-        for source, target in _LINKS.items():
+        for source, target in LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
         parser.add_lightning_class_args(PredictionsCallback, "predictions")
         parser.add_argument(
@@ -129,10 +134,12 @@ class IDACLI(BuildThenRun, LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Read the arguments and apply ``epoch_factor``, once: what a resumed checkpoint adds has it already."""
+        self._explicit = model_names(sys.argv[1:] if args is None else args if isinstance(args, list) else [])
         super().parse_arguments(parser, args)
         arguments = self.arguments
         if arguments.get("model.init_args") is not None:
             spell_out(vars(arguments["model.init_args"]))
+        check_values(arguments)
         factor = arguments.get("epoch_factor", 1.0)
         if factor != 1:
             _prolong(arguments, factor)
@@ -174,10 +181,18 @@ class IDACLI(BuildThenRun, LightningCLI):
             if isinstance(error, InputError) or "Does not validate against any" not in str(error):
                 raise
             raise InputError(explain(str(error))) from error
+        values = self.arguments.get("model.init_args")
+        if values is not None:
+            check_links(values, self.model, self.datamodule, self._explicit)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the trainer; its checkpoints are whole or not there, unless a plugin for them was chosen."""
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"trainer: {one_line(str(error))}") from error
         write_whole_checkpoints(trainer)
         return trainer
 
@@ -194,18 +209,30 @@ class IDACLI(BuildThenRun, LightningCLI):
         fits = self.subcommand == "fit"
         if fits:
             check_reruns(self.trainer, bool(self.arguments.get("ckpt_path")))
-        with kept_outputs(self.trainer, fits) if evaluates or fits else nullcontext():
-            super().run()
+        with kept_outputs(self.trainer, fits) if evaluates or fits else nullcontext(), values_allowed():
+            try:
+                super().run()
+            except RuntimeError as error:
+                if "Error(s) in loading state_dict" not in str(error):
+                    raise
+                path = self.arguments.get("ckpt_path")
+                raise InputError(f"ckpt_path: {path} does not fit the model: {one_line(str(error))[:400]}") from error
 
     def read_checkpoint_config(self) -> None:
         """Check the checkpoint that is to be resumed or evaluated while reading it."""
         path = self.arguments.get("ckpt_path")
-        if path and path not in ("best", "last", "hpc", "registry") and not Path(path).is_file():
-            raise InputError(f"ckpt_path: expected a checkpoint, found nothing at {path}")
-        try:
+        subcommand = self.config.get("subcommand")
+        if not subcommand or not path or (path in ("last", "hpc") and subcommand == "fit"):
+            return
+        check_checkpoint(path, subcommand)
+        asked = model_values(self.arguments)
+        with values_allowed():
             super().read_checkpoint_config()
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, AttributeError) as error:
-            raise InputError(f"ckpt_path: {path} is damaged or no checkpoint ({one_line(str(error))})") from error
+        if asked:
+            values = self.arguments["model.init_args"]
+            kept = settle(asked, model_values(self.arguments), self._explicit, path, subcommand == "fit")
+            for name, value in kept.items():
+                values[name] = value
 
 
 class _ConfigReader(IDACLI):

@@ -18,6 +18,14 @@ _INSTEAD = {
     **dict.fromkeys(("compat", "student_softmax", "same_class"), "AuthorsIsotonicCallback"),
     **dict.fromkeys(("network", "damping", "hessian_rows"), "influence: {network, damping, hessian_rows}"),
 }
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "dict": "a mapping",
+}
 
 
 @contextmanager
@@ -52,6 +60,10 @@ def explain(message: str, error: BaseException | None = None) -> str:
         >>> explain("Problem with given class_path 'nowhere.Net': No module named 'nowhere'").partition(" in /")[0]
         "cannot import 'nowhere.Net': found no module 'nowhere'"
     """
+    return _in_words(_informative_part(message, error))
+
+
+def _informative_part(message: str, error: BaseException | None) -> str:
     key = re.match(r'Parser key "(.+?)":', message)
     text = one_line(message[key.end() if key else 0 :])
     named = f"{key[1]}: " if key else ""
@@ -59,6 +71,8 @@ def explain(message: str, error: BaseException | None = None) -> str:
         return named + failed
     if other := re.search(r"Expected '(\S+?)' to be a (?:function that returns|subclass of) <class '(\w+)'>", message):
         return f"{named}expected a class or function that gives {_with_article(other[2])}, got {other[1]}"
+    if text.startswith("Unexpected config:"):
+        return f"config: expected keys and their values, got {text.partition(':')[2].strip()[:80] or 'an empty file'}"
     errors = re.search(r"Errors:\n(.*?)(?:\n\s*Given value|$)", message, re.DOTALL)
     if not errors:
         return _joined(key, text)
@@ -67,6 +81,8 @@ def explain(message: str, error: BaseException | None = None) -> str:
     if unknown:
         near = difflib.get_close_matches(unknown[1], _class_names(L.LightningModule, L.LightningDataModule, L.Callback))
         reasons = {f"no class {unknown[1]!r}" + (f"; did you mean {near[0]}?" if near else ""): None}
+        if re.search(r"Expected a <class '(?:float|int)'>|Subtypes: .*<class '(?:float|int)'>", message):
+            reasons = {f"expected a number, got {unknown[1]}": None}
     useful = [reason for reason in reasons if "NoneType" not in reason] or list(reasons)
     if len(useful) > 1 and useful[0] in ("Expected a <class 'list'>", "Expected a <class 'str'>"):
         del useful[0]  # a class was meant
@@ -84,11 +100,24 @@ def explain(message: str, error: BaseException | None = None) -> str:
     return _joined(key, "; ".join(useful))
 
 
+def _in_words(text: str) -> str:
+    """Replace what jsonargparse calls types by words."""
+    text = re.sub(r"Expected a <class '(\w+)'>", lambda kind: f"expected {_KINDS.get(kind[1], kind[1])}", text)
+    choices = re.findall(r"Expected a typing\.Literal\[([^\]]*)\]", text)
+    if choices:
+        first, last = text.index("Expected a typing"), text.rindex("]") + 1
+        named = ", ".join(dict.fromkeys(", ".join(choices).replace("'", "").split(", ")))
+        text = f"{text[:first]}expected one of {named}{text[last:]}"
+    text = re.sub(r"unrecognized arguments: --([\w.]+)=\S*$", r"no option \1", text) if ": unrec" in text else text
+    text = re.sub(r"Option '([\w.]+)' is not accepted", r"no option \1", text)
+    return text.replace(". Got value: ", ", got ")
+
+
 def _joined(key: re.Match[str] | None, text: str) -> str:
     """Put the key in front; of what was said of an argument of the argument, as the first part of its name."""
     if key is None:
         return text
-    return f"{key[1]}.{text}" if re.match(r"[a-z_]+: ", text) else f"{key[1]}: {text}"
+    return f"{key[1]}.{text}" if re.match(r"[a-z_.]+: ", text) else f"{key[1]}: {text}"
 
 
 def _failed_import(message: str, error: BaseException | None) -> str | None:

@@ -20,12 +20,11 @@ from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.checks import pixel_deviations, pixel_means, seed_or_none
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.loading import EpochSampler, ResumableLoader
-from ida_lightning.data.pools import mix_batch, stack_pool
 from ida_lightning.data.summary import lines_about
 from ida_lightning.data_facts import data_fingerprint
 from ida_lightning.errors import InputError, at_least, is_a, positive_share
 from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, to_precision
-from ida_lightning.mixing import MixedBatch, Mixing
+from ida_lightning.mixing import MixedBatch, Mixing, mix_batch, stack_pool
 
 
 def _as_fetched(batch: Any) -> Any:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from ida_lightning.data.colours import in_srgb, say_once
 from ida_lightning.errors import InputError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 UNKNOWN = -1  # the label of an image whose class nobody says
 # What Pillow raises for damaged files, and for some that would take all memory.
-UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)
 _TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 _ORIENTATION = 0x0112  # the number of that EXIF tag
 _MOST_NAMES = 3
@@ -62,26 +63,35 @@ class ImageFiles:
 
 def read_image(path: str | Path) -> Image.Image:
     """Read an image file as RGB, as a person sees it in a viewer; see :func:`as_seen`."""
-    with Image.open(path) as image:
-        image.load()
-        seen = as_seen(image)
+    try:
+        with Image.open(path) as image:
+            image.load()
+            seen = as_seen(image)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise OSError(str(error)) from error  # what Pillow raises for most damaged files
     return seen if seen.mode == "RGB" else seen.convert("RGB")
 
 
 def as_seen(image: Image.Image) -> Image.Image:
     """Make an image of 8 bits, grey or in colours, that looks as the given one does in a viewer.
 
-    It is turned upright as its EXIF data says, 16 bits are scaled to 8, transparent pixels lie on white.
+    It is turned upright as its EXIF data says, 16 bits are scaled to 8, colours are brought to sRGB by the profile in
+    the file, transparent pixels lie on white. Of several pictures in a file, such as an animation, the first that is
+    shown is taken, which the log says once.
 
     Raises:
         InputError: for pixels that no viewer shows in one way, such as floating point ones.
     """
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise InputError(f"expected pixels of 8 or 16 bits, got an image of mode {image.mode!r}; convert it")
+    image = _first_shown(image)
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # Pillow's own conversion would clip everything above 255 to white
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = in_srgb(_in_eight_bits(image))
+    if image.mode in ("La", "RGBa"):  # Pillow converts no premultiplied grey otherwise
+        image = image.convert(image.mode.upper())
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         grey = image.mode in ("L", "LA", "La", "1")
         opaque = image.convert("RGBA")
@@ -90,6 +100,30 @@ def as_seen(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _first_shown(image: Image.Image) -> Image.Image:
+    """Return the picture that a viewer shows first: of an animated PNG not always the first in the file."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # that is a photograph with what a camera keeps beside it
+        name = getattr(image, "filename", "") or "an image"
+        say_once("frames", f"data: {name} holds {frames} pictures; of such files the first is taken")
+        image.seek(1 if getattr(image, "default_image", False) else 0)
+        image.load()
+    return image
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image of 16 bits as a grey one of 8; Pillow's own conversion would clip all above 255 to white."""
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    grey = (values >> 8).astype(np.uint8)
+    if isinstance(invisible := image.info.get("transparency"), int):
+        grey[values == invisible] = 255
+    scaled = Image.fromarray(grey)
+    scaled.info.update({key: image.info[key] for key in ("icc_profile",) if key in image.info})
+    return scaled
 
 
 def class_folders(folder: Path) -> list[str]:

@@ -119,7 +119,7 @@ def _mapped(files: ImageFiles, path: Path, said: str) -> StoredFiles | None:
 
 
 def _fingerprint(files: ImageFiles) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"in sRGB")  # how files are read; what was read in another way is made anew
     for path, _ in files.samples:
         seen = os.stat(path)
         digest.update(

@@ -3,6 +3,7 @@
 from ida_lightning.mixing.apply import mix_images, mix_labels
 from ida_lightning.mixing.draw import Mixing, MixingKind, draw_cutmix, draw_mixup, draw_mosaic
 from ida_lightning.mixing.plan import MixedBatch, MixPlan, Size
+from ida_lightning.mixing.pools import mix_batch, stack_pool
 
 __all__ = [
     "MixPlan",
@@ -13,6 +14,8 @@ __all__ = [
     "draw_cutmix",
     "draw_mixup",
     "draw_mosaic",
+    "mix_batch",
     "mix_images",
     "mix_labels",
+    "stack_pool",
 ]

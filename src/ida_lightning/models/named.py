@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,8 +29,9 @@ def build_named(name: str, num_classes: int, in_channels: int, args: dict[str, A
     try:
         if prefix is not None:
             return _from_torchvision(name.removeprefix(prefix), num_classes, in_channels, dict(args))
-        if name.startswith(HUB_PREFIXES) or timm.is_model(name):
-            network: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **args)
+        timm_name = _without_timm_prefix(name)
+        if timm_name.startswith(HUB_PREFIXES) or timm.is_model(timm_name):
+            network: nn.Module = timm.create_model(timm_name, num_classes=num_classes, in_chans=in_channels, **args)
             return network
         return _from_function(_imported(name), name, num_classes, in_channels, args)
     except OSError as error:
@@ -44,6 +46,17 @@ def build_named(name: str, num_classes: int, in_channels: int, args: dict[str, A
         if isinstance(error, InputError):
             raise
         raise InputError(f"model: {name!r} could not be built with {args}: {error}") from error
+
+
+def _without_timm_prefix(name: str) -> str:
+    """Return timm's own name for one of its networks that is named as on the hub, where its config need not be asked.
+
+    Example:
+        >>> _without_timm_prefix("hf-hub:timm/resnet18.a1_in1k"), _without_timm_prefix("hf-hub:me/mine")
+        ('resnet18.a1_in1k', 'hf-hub:me/mine')
+    """
+    plain = re.sub(r"^(hf[-_]hub:)?timm/", "", name)
+    return plain if timm.is_model(plain) else name
 
 
 def has_new_head(network: nn.Module, num_classes: int) -> bool:

@@ -30,7 +30,7 @@ def _values_only() -> list[Any]:
     scalar = np.float64(0).__reduce__()[0]
     array = np.zeros(1).__reduce__()[0]
     kinds = {type(np.dtype(code)) for code in _NUMBERS}
-    allowed: list[Any] = [argparse.Namespace, types.SimpleNamespace, np.ndarray, np.dtype, *kinds]
+    allowed: list[Any] = [bytes, argparse.Namespace, types.SimpleNamespace, np.ndarray, np.dtype, *kinds]
     for room in ("numpy.core.multiarray", "numpy._core.multiarray"):
         allowed += [(scalar, f"{room}.scalar"), (array, f"{room}._reconstruct")]
     for room in ("pathlib", "pathlib._local"):
@@ -46,12 +46,13 @@ def values_allowed() -> Iterator[None]:
         yield
 
 
-def explain(path: str | Path, error: Exception) -> str:
+def explain(path: str | Path, error: Exception, kind: str = "weight file") -> str:
     """Say in one line why a file could not be read, without terminal codes and advice to switch the guard off.
 
     Args:
         path: the file.
         error: what ``torch.load(weights_only=True)`` raised.
+        kind: what the file should be.
     """
     text = _ESCAPES.sub("", str(error)).strip()
     if _is_torchscript(path):
@@ -69,7 +70,9 @@ def explain(path: str | Path, error: Exception) -> str:
     if reason_line.startswith("Weights only load failed"):
         detail = re.search(r"(?:WeightsUnpickler error|Please file an issue[^:]*): *([^\n]+)", text)
         reason_line = detail[1].strip() if detail else "not a pickle of tensors"
-    return f"{path} is damaged or no weight file ({reason_line[:200]})"
+    if reason_line.isdigit():  # the first byte that is none of a pickle
+        reason_line = "no file of torch.save"
+    return f"{path} is damaged or no {kind} ({reason_line[:200]})"
 
 
 def _is_torchscript(path: str | Path) -> bool:
@@ -94,13 +97,16 @@ def _refused(path: str | Path, text: str) -> list[str]:
     return shown if len(shown) <= 4 else [*shown[:4], f"{len(shown) - 4} more"]
 
 
-def load_values(path: str | Path, argument: str, load: Callable[..., Any] = torch.load) -> Any:
+def load_values(
+    path: str | Path, argument: str, load: Callable[..., Any] = torch.load, kind: str = "weight file"
+) -> Any:
     """Read a file of ``torch.save``: tensors, plain values, training arguments and numbers, never code.
 
     Args:
         path: the file.
         argument: which gave the path, for the message.
         load: reads it.
+        kind: what the file should be, for the message.
 
     Raises:
         InputError: if the file is damaged, or holds code, which is named.
@@ -111,4 +117,4 @@ def load_values(path: str | Path, argument: str, load: Callable[..., Any] = torc
         with values_allowed():
             return load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"{argument}: {explain(path, error)}") from error
+        raise InputError(f"{argument}: {explain(path, error, kind)}") from error

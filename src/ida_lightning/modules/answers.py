@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,7 +17,7 @@ from ida_lightning.lightning_internals import attached_datamodule, epoch_in_prog
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules.options import TeacherOutputs
 from ida_lightning.modules.teacher import FrozenTeacher
-from ida_lightning.teacher_outputs import Answers, OutputStore, Place, check_manifest
+from ida_lightning.teacher_outputs import Answers, Encoding, OutputStore, Place, check_manifest
 
 _VALIDATION = "validation.json"
 
@@ -81,22 +82,45 @@ class TeacherAnswers(L.Callback):
         folder = writable_folder("teacher_outputs.folder", options.folder) if not replays else options.folder
         encoding = options.encoding(self.temperature)
         self.store = OutputStore(Path(folder), encoding, self.teacher.num_classes, trainer.global_rank)
-        said: dict[str, Any] = {
-            "teacher": self.teacher.facts(str(trainer.precision)),
-            "pictures": facts.pictures(),
-            "processes": trainer.world_size,
-            "answers": {
-                "precision": options.precision,
-                "top_k": options.top_k,
-                "temperature": None if options.top_k is None else self.temperature,
-            },
-        }
-        # Weights that are known make up for another file with the same ones.
-        known = {"file": None} if self.teacher.network is not None else {}
-        same = {**said, "teacher": {**said["teacher"], **known}}
-        stored = check_manifest(self.store.folder, same, None if replays else said)  # of all processes
+        said = self._facts(facts.pictures(), str(trainer.precision), trainer.world_size, options)
+        stored = check_manifest(self.store.folder, self._known(said), None if replays else said)  # of all processes
         self.teacher.fingerprint = self.teacher.fingerprint or stored["teacher"]["fingerprint"]
         data.cycle = options.cycle  # type: ignore[attr-defined]  # facts.pictures says that it is one of ours
+
+    def reader(self, pictures: Callable[[], Mapping[str, Any]], precision: str) -> OutputStore | None:
+        """Open exact answers for whoever looks at the first epoch of one process; None if none fit, which is logged.
+
+        Args:
+            pictures: asked what the data module says of them.
+            precision: of the Trainer.
+        """
+        options = self.options
+        if options is None or options.encoding(1.0) != Encoding():
+            return None
+        store = OutputStore(Path(options.folder), Encoding(), self.teacher.num_classes, rank=0)
+        try:
+            check_manifest(store.folder, self._known(self._facts(pictures(), precision, 1, options)))
+        except InputError as error:
+            rank_zero_info(f"the teacher is asked itself: {error}")
+            return None
+        return store
+
+    def _facts(
+        self, pictures: Mapping[str, Any], precision: str, processes: int, options: TeacherOutputs
+    ) -> dict[str, Any]:
+        """Return all that stored answers depend on."""
+        temperature = None if options.top_k is None else self.temperature
+        return {
+            "teacher": self.teacher.facts(precision),
+            "pictures": pictures,
+            "processes": processes,
+            "answers": {"precision": options.precision, "top_k": options.top_k, "temperature": temperature},
+        }
+
+    def _known(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Return facts to compare: weights that are known make up for another file with the same ones."""
+        known = {"file": None} if self.teacher.network is not None else {}
+        return {**facts, "teacher": {**facts["teacher"], **known}}
 
     def __call__(self, batch: MixedBatch, batch_idx: int) -> Answers:
         """Return the logits of a training batch.

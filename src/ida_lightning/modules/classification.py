@@ -67,6 +67,7 @@ class ClassificationModule(ClassifierBase):
         super().__init__(num_classes, optimizer, optimisation)
         for name, count in (("in_channels", in_channels), ("image_size", image_size)):
             at_least(name, count, 1)
+        self.hard_temperature = positive("hard_temperature", hard_temperature)
         check_network("model", model)
         check_args("model_args", model_args)
         plain = plain_fields(optimisation=optimisation)
@@ -74,7 +75,6 @@ class ClassificationModule(ClassifierBase):
         self._save_plain_hyperparameters(plain, left_out)
         self.model = build_model(model, num_classes, in_channels, **check_args("model_args", model_args))
         self.note_drawn(model, model_args)
-        self.hard_temperature = positive("hard_temperature", hard_temperature)
 
     @property
     def network(self) -> nn.Module:

@@ -15,7 +15,6 @@ from typing_extensions import Unpack
 
 from ida_lightning.errors import InputError, at_least, is_a
 from ida_lightning.lightning_internals import attached_trainer, to_device, validation_stage
-from ida_lightning.losses import distillation_loss, mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules.answers import TeacherAnswers
 from ida_lightning.modules.base import ClassifierBase
@@ -31,7 +30,7 @@ from ida_lightning.modules.short_names import (
     plain_fields,
 )
 from ida_lightning.modules.teacher import FrozenTeacher
-from ida_lightning.supervision import Supervision
+from ida_lightning.supervision import Supervision, weighted_losses
 from ida_lightning.teacher_outputs import Answers
 
 
@@ -130,7 +129,6 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         self.allow_other_teacher = teacher.allow_other
         self.teacher = FrozenTeacher(teacher, num_classes, in_channels, image_size, optimisation.compile_args)
         self.answers = TeacherAnswers(self.teacher, teacher.outputs, loss.temperature)
-        self._weighted_losses = weighted_losses
 
     @property
     def network(self) -> nn.Module:
@@ -167,17 +165,10 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
             finite = torch.isfinite(teacher_logits).all(1)
             self.finite_rows.add(finite)
             teacher_logits = torch.where(finite[:, None], teacher_logits, 0)
-            supervision = Supervision(
-                batch.inputs,
-                batch.label_mix,
-                batch.index,
-                teacher_logits,
-                (teacher_logits / self.temperature).softmax(1),
-                self.soft_weight * finite.float(),
-                self.hard_weight * finite.float(),
-                self.temperature,
-                batch.mixed(),
-                answers.kept_from,
+            supervision = Supervision.from_teacher(batch, teacher_logits, self.temperature)._replace(
+                soft_weight=self.soft_weight * finite.float(),
+                hard_weight=self.hard_weight * finite.float(),
+                kept_from=answers.kept_from,
             )
         return self.apply_supervision_hooks(supervision)
 
@@ -194,14 +185,6 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
             self.log("train/loss", loss, prog_bar=True)
             self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()})
         return loss
-
-    def loss_parts(self, student_logits: Tensor, supervision: Supervision) -> dict[str, Tensor]:
-        """Return the named parts whose sum is the loss; each the mean over rows, weights included."""
-        kd_loss, hard_loss = self._weighted_losses(student_logits, supervision, self.hard_temperature)
-        parts = {"kd_loss": kd_loss, "hard_loss": hard_loss}
-        for name in self.replaced_parts():
-            del parts[name]
-        return parts | self.loss_terms(student_logits, supervision)
 
     def on_train_start(self) -> None:
         """Log the teacher's accuracy and NLL on the validation images."""
@@ -270,15 +253,3 @@ def _check_two_networks(teacher: object, student: object) -> None:
             "student: expected a network of its own, got the teacher or one that shares weights with it, which are "
             "frozen; copy.deepcopy makes another"
         )
-
-
-def weighted_losses(
-    student_logits: Tensor, supervision: Supervision, hard_temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Return the means of distillation loss and cross-entropy over rows, each times its weights.
-
-    A function of tensors alone, so that it compiles to one graph.
-    """
-    kd = distillation_loss(student_logits, supervision.soft_labels, supervision.temperature)
-    hard = mixed_cross_entropy(student_logits, supervision.label_mix, hard_temperature)
-    return (supervision.soft_weight * kd).mean(), (supervision.hard_weight * hard).mean()

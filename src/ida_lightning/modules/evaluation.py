@@ -51,7 +51,7 @@ class EvaluatedModule(L.LightningModule, ABC):
         super().__init__()
         self.num_classes = at_least("num_classes", num_classes, 2)
         self.intake = BatchIntake(num_classes)
-        self._has_answered = False
+        self._answered: set[bool] = set()  # in evaluation, in training
         self.val_acc = MulticlassAccuracy(num_classes, average="micro")
         self.test_acc = MulticlassAccuracy(num_classes, average="micro")
         self.val_nll = MeanMetric()
@@ -71,19 +71,20 @@ class EvaluatedModule(L.LightningModule, ABC):
         A network that returns a tuple or a mapping gives its first element or its entry ``logits``.
 
         Raises:
-            InputError: if the network fails on its first batch, or returns anything but logits of these classes.
+            InputError: if the network fails on its first batch, in training or in evaluation, or returns anything but
+                logits of these classes.
         """
         try:
             output = self.network(images)
         except (RuntimeError, AssertionError, TypeError, AttributeError, ValueError, LookupError) as error:
             # Only what cannot work at all; running out of memory is for the search for a batch size.
-            if self._has_answered or isinstance(error, InputError) or "memory" in str(error).lower():
+            if self.training in self._answered or isinstance(error, InputError) or "memory" in str(error).lower():
                 raise
             raise failure(self.owner, tuple(images.shape[1:]), error) from error
         logits = logits_of(output, self.owner)
-        if not self._has_answered and logits is not output:
+        if not self._answered and logits is not output:
             rank_zero_info(f"{self.owner}: returns {type(output).__name__}; its logits or first element are taken")
-        self._has_answered = True
+        self._answered.add(self.training)
         return check_logits(logits, len(images), self.num_classes, self.owner)
 
     def take_batch(self, batch: object, labelled: bool = True) -> MixedBatch:

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ida_lightning.errors import InputError, kind_of
 from ida_lightning.lightning_internals import attached_trainer
-from ida_lightning.supervision import LossTerm, Supervision, SupervisionHook, check_supervision
+from ida_lightning.supervision import LossTerm, Supervision, SupervisionHook, check_supervision, weighted_losses
 
 _PARTS = ("kd_loss", "hard_loss")
 _NETWORKS = "method_networks"
@@ -46,13 +46,19 @@ class _Term(NamedTuple):
 class SupervisionHooks(L.LightningModule):
     """Base of Lightning modules whose training step others may change; :class:`DistillationModule` is one.
 
-    A module of one's own derives from it, builds a :class:`Supervision` in its training step, and calls
-    :meth:`apply_supervision_hooks` on it and :meth:`loss_terms` on the student's logits.
+    A module of one's own derives from it, builds a :class:`Supervision` in its training step
+    (:meth:`Supervision.from_teacher`), calls :meth:`apply_supervision_hooks` on it and, on the student's logits,
+    :meth:`loss_parts`, whose sum is the loss. ``docs/own_code.md`` shows one.
 
     What is registered while a fit runs, as callbacks do in ``setup``, belongs to that fit: it is in force until the
     fit ends, crashes or is interrupted, and never in another one. What is registered at any other time stays until its
     handle removes it.
+
+    Attributes:
+        hard_temperature: of the cross-entropy with the hard label.
     """
+
+    hard_temperature: float = 1.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -60,6 +66,7 @@ class SupervisionHooks(L.LightningModule):
         self._loss_terms: OrderedDict[int, _Term] = OrderedDict()
         self._fit: object | None = None
         self.method_networks = nn.ModuleDict()
+        self._weighted_losses = weighted_losses
 
     def register_supervision_hook(self, hook: SupervisionHook) -> RemovableHandle:
         """Register a function that changes what the student is taught, on every training batch.
@@ -118,6 +125,14 @@ class SupervisionHooks(L.LightningModule):
     def replaced_parts(self) -> set[str]:
         """Return which of ``kd_loss`` and ``hard_loss`` a registered term replaces."""
         return {term.replaces for term in self._active(self._loss_terms) if term.replaces}
+
+    def loss_parts(self, student_logits: Tensor, supervision: Supervision) -> dict[str, Tensor]:
+        """Return the named parts whose sum is the loss; each the mean over rows, weights included."""
+        kd_loss, hard_loss = self._weighted_losses(student_logits, supervision, self.hard_temperature)
+        parts = {"kd_loss": kd_loss, "hard_loss": hard_loss}
+        for name in self.replaced_parts():
+            del parts[name]
+        return parts | self.loss_terms(student_logits, supervision)
 
     def loss_terms(self, student_logits: Tensor, supervision: Supervision) -> dict[str, Tensor]:
         """Compute the registered terms, each the mean over its rows.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -37,9 +38,10 @@ def make_optimizer(
         lr: of the first group of parameters, that of the others in proportion; None is what ``make`` gave.
 
     Raises:
-        InputError: for a ``lr_reference_batch`` without a data module that says its ``batch_size``.
+        InputError: for a ``lr_reference_batch`` without a data module that says its ``batch_size``, and for numbers
+            that the optimiser or the schedule refuses.
     """
-    optimizer = is_a("optimizer", make(parameters), Optimizer)
+    optimizer = is_a("optimizer", _built("optimizer", make, parameters), Optimizer)
     if optimisation.lr_reference_batch is not None:
         factor = learning_rate_factor(optimisation.lr_reference_batch, trainer)
         for group in optimizer.param_groups:
@@ -47,7 +49,7 @@ def make_optimizer(
     if lr is not None:
         set_learning_rate(optimizer, lr)
     if optimisation.lr_scheduler is not None:
-        schedule = optimisation.lr_scheduler(optimizer)
+        schedule = _built("lr_scheduler", optimisation.lr_scheduler, optimizer)
         if isinstance(schedule, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": _by_metric(schedule, trainer, owner)}
         return {"optimizer": optimizer, "lr_scheduler": stepped(schedule, optimisation, trainer)}
@@ -58,6 +60,16 @@ def make_optimizer(
         return optimizer
     scheduler = LambdaLR(optimizer, warmup_and_cosine(int(steps), optimisation.warmup))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _built(argument: str, make: Callable[[Any], Any], of: Any) -> Any:
+    """Call the function of an argument; what PyTorch refuses about its numbers is the argument's."""
+    try:
+        return make(of)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{argument}: expected values that it can be built with, got an error: {error}") from error
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:

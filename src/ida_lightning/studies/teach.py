@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -42,8 +43,9 @@ def teach(
     recorder = TeacherRecorder(model)
     options = recorder.answers.options
     assert options is not None
-    epochs = epochs if epochs is not None else options.cycle or trainer.max_epochs
-    set_max_epochs(trainer, at_least("epochs", epochs if epochs is not None else -1, 1))
+    wanted = epochs if epochs is not None else options.cycle or trainer.max_epochs
+    epochs = at_least("epochs", -1 if wanted is None else wanted, 1)
+    set_max_epochs(trainer, epochs)
     trainer.callbacks = [bar for bar in trainer.callbacks if isinstance(bar, ProgressBar)]  # type: ignore[attr-defined]
     trainer.loggers = []
     datamodule.prepare_data()
@@ -52,7 +54,10 @@ def teach(
         (figures,) = trainer.validate(recorder, datamodule=datamodule, verbose=False)
         rank_zero_info(f"teacher: {figures['teacher/val_acc']:.2%} validation accuracy")
     trainer.limit_val_batches = 0
-    trainer.fit(recorder, datamodule=datamodule)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*this fit will run with no optimizer")
+        trainer.callbacks = [bar for bar in trainer.callbacks if bar is not recorder.answers]  # type: ignore[attr-defined]
+        trainer.fit(recorder, datamodule=datamodule)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if "val" in datamodule.splits and trainer.is_global_zero:
@@ -60,6 +65,6 @@ def teach(
     folder = Path(options.folder)
     stored = sum(file.stat().st_size for file in folder.glob("epoch_*.npy"))
     rank_zero_info(
-        f"teacher_outputs: {epochs} epochs in {folder}, {stored / 1e6:,.1f} MB; "
+        f"teacher_outputs: epochs 0 ... {epochs - 1} are in {folder}, {stored / 1e6:,.1f} MB; "
         f"{recorder.answers.live} batches were asked now"
     )

@@ -368,3 +368,22 @@ def test_missing_teacher_and_a_config_without_one_say_so(capsys):
 def test_chance_is_told_from_skill_with_few_classes():
     assert [least_accuracy(classes) for classes in (2, 10, 100)] == [0.75, 0.2, 0.02]
     assert torch.tensor([least_accuracy(classes) for classes in range(2, 50)]).max() < 1
+
+
+def test_stored_answers_stand_in_for_the_teacher_where_they_fit(monkeypatch, capsys):
+    asked = []
+    forward = ConfusedTeacher.forward
+    monkeypatch.setattr(
+        ConfusedTeacher, "forward", lambda self, images: (asked.append(len(images)), forward(self, images))[1]
+    )
+    live = audit("ConfusedTeacher", "--batches=3")
+    counted = len(asked)
+    main(["teach", "--config", "config.yaml", "--epochs=1", "--model.teacher_outputs.folder=answers"])
+    asked.clear()
+    stored = audit("ConfusedTeacher", "--batches=3", "--model.teacher_outputs.folder=answers")
+    assert len(asked) == counted - 3, "the three CutMix batches are those of the run"
+    assert stored["measurements"] == live["measurements"]
+    asked.clear()
+    other = audit("ConfusedTeacher", "--batches=3", "--model.teacher_outputs.folder=answers", "--data.seed=5")
+    assert len(asked) == counted, "other pictures"
+    assert other["measurements"] != live["measurements"]

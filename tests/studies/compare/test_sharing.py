@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from ida_lightning.__main__ import main
@@ -10,8 +11,13 @@ from ida_lightning.studies.compare.cells import Cell
 from ida_lightning.studies.compare.estimates import timed
 from ida_lightning.studies.compare.settings import read_settings
 from ida_lightning.studies.compare.sharing import Sharing
-from tests.studies.compare.test_compare import ISOTONIC, METHODS, cell, files, rows_of  # noqa: F401 (a fixture)
+from tests.helpers.comparisons import METHODS, cell, rows_of
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:teacher. .* is close to chance"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
 SELECTION = {"class_path": "DataSelectionCallback", "init_args": {"score": "violation", "folder": "scores"}}
 LONGER = {"trainer": {"max_epochs": 3}}
 SHARED = {
@@ -37,7 +43,7 @@ def same(one, other):
         assert {name: result[name] for name in FIGURES} == {name: other[key][name] for name in FIGURES}, key
 
 
-def test_results_are_those_without_sharing(files):  # noqa: F811
+def test_results_are_those_without_sharing(files):
     main(files(methods=SHARED, seeds=[0], share_teacher=False, output="apart"))
     main(files(methods=SHARED, seeds=[0], output="together"))
     apart, together = results_in("apart"), results_in("together")
@@ -58,7 +64,7 @@ def test_results_are_those_without_sharing(files):  # noqa: F811
     assert not Path("together/teacher_outputs").exists(), "the space is freed"
 
 
-def test_results_side_by_side_are_those_without_sharing(files):  # noqa: F811
+def test_results_side_by_side_are_those_without_sharing(files):
     methods = {"kd_aug": {}, "control": METHODS["control"]}
     main(files(methods=methods, seeds=[0], share_teacher=False, output="apart"))
     main([*files(methods=methods, seeds=[0], output="together"), "--jobs", "2"])
@@ -66,7 +72,7 @@ def test_results_side_by_side_are_those_without_sharing(files):  # noqa: F811
     assert {result["answers"] for result in results_in("together").values()} == {"recorded", "stored"}
 
 
-def test_answers_are_kept_when_asked_and_used_again(files, capsys):  # noqa: F811
+def test_answers_are_kept_when_asked_and_used_again(files, capsys):
     methods = {"kd_aug": {}, "control": METHODS["control"]}
     main(files(methods=methods, keep_answers=True, seeds=[0]))
     (folder,) = Path("out/teacher_outputs").iterdir()
@@ -83,19 +89,26 @@ def made(method, seed=0, epochs=2, **init_args):
     return Cell(method, seed, Path(method), config, "", None, False)
 
 
-def settings_of(files, **changes):  # noqa: F811
+def settings_of(files, **changes):
     files(methods={"kd_aug": {}}, **changes)
     return read_settings(["compare.yaml"])
 
 
-def test_the_recorder_changes_from_seed_to_seed_among_the_longest(files):  # noqa: F811
+def test_the_recorder_changes_among_the_longest(files):
     cells = [made(name, seed, epochs) for seed in (0, 1, 2) for name, epochs in (("a", 2), ("b", 3), ("c", 3))]
     sharing = Sharing(cells, settings_of(files))
     assert [cell.method for cell in sharing.cells] == ["b", "a", "c", "c", "a", "b", "b", "a", "c"]
     assert len({cell.answers for cell in sharing.cells}) == 3
 
 
-def test_others_wait_until_one_has_recorded(files):  # noqa: F811
+def test_prolonged_runs_are_as_long_as_they_are(files):
+    twice = made("twice")
+    twice = twice._replace(config={**twice.config, "epoch_factor": 2.0})
+    sharing = Sharing([made("a"), twice, made("c", epochs=3)], settings_of(files))
+    assert [cell.method for cell in sharing.cells] == ["twice", "a", "c"]
+
+
+def test_others_wait_until_one_has_recorded(files):
     sharing = Sharing([made("a"), made("b"), made("c"), made("other", teacher="u")], settings_of(files))
     a, b, c, other = sharing.cells
     assert other.answers is None
@@ -109,7 +122,7 @@ def test_others_wait_until_one_has_recorded(files):  # noqa: F811
     assert sharing.may_start(c)
 
 
-def test_a_folder_of_ones_own_is_not_replaced(files):  # noqa: F811
+def test_a_folder_of_ones_own_is_not_replaced(files):
     cells = [made("a", teacher_outputs={"folder": "mine"}), made("b"), made("c", temperature=2.0)]
     a, b, c = Sharing(cells, settings_of(files)).cells
     assert a.answers is None
@@ -124,7 +137,7 @@ def test_only_times_of_one_kind_are_compared():
     assert timed([{}, {}]) == [{}, {}], "results of before"
 
 
-def test_newer_arguments_at_their_defaults_change_no_digest(files):  # noqa: F811
+def test_newer_arguments_at_their_defaults_change_no_digest(files):
     from ida_lightning.studies.compare.cells import _decisive
 
     new = made("a", hard_temperature=1.0).config

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +21,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.checks import path_like
 from ida_lightning.data.base import MixingDataModule
+from ida_lightning.data.image_files import UNREADABLE, read_image
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
 from ida_lightning.errors import InputError, at_least, flag
 from ida_lightning.files import replacing
@@ -273,10 +273,10 @@ def _decode_files(files: Sequence[Path]) -> Tensor:
 
 def _read_image(file: Path) -> np.ndarray:
     try:
-        with Image.open(file) as image:
-            if image.size != (_SIZE, _SIZE):
-                width, height = image.size
-                raise InputError(f"root: expected {_SIZE} x {_SIZE} pixels in {file}, got {width} x {height}")
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)  # some are grey
-    except (OSError, SyntaxError) as error:  # what Pillow raises for damaged files
+        image = read_image(file)  # some are grey
+        if image.size != (_SIZE, _SIZE):
+            width, height = image.size
+            raise InputError(f"root: expected {_SIZE} x {_SIZE} pixels in {file}, got {width} x {height}")
+        return np.asarray(image).transpose(2, 0, 1)
+    except UNREADABLE as error:
         raise InputError(f"root: {file} is not readable as an image ({error})") from error

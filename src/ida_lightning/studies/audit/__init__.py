@@ -4,8 +4,9 @@
 and mixed, and trains nothing. :func:`audit` does the same from Python.
 """
 
+from ida_lightning.studies.audit.loaders import audit_teacher
 from ida_lightning.studies.audit.report import Measurement, Report
 from ida_lightning.studies.audit.run import audit
 from ida_lightning.studies.audit.verdict import Verdict
 
-__all__ = ["Measurement", "Report", "Verdict", "audit"]
+__all__ = ["Measurement", "Report", "Verdict", "audit", "audit_teacher"]

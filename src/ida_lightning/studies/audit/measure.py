@@ -19,6 +19,7 @@ from ida_lightning.isotonic import Space, correct_soft_labels
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.metrics import kl_divergence, moved_mass, order_statistics, violated_rows
 from ida_lightning.mixing import MixedBatch, Mixing, MixingKind
+from ida_lightning.teacher_outputs import OutputStore, Place
 
 SPACES: tuple[Space, ...] = get_args(Space)
 CORRECTIONS = (*SPACES, "revision")
@@ -71,6 +72,7 @@ def measure(
     device: torch.device,
     revise: Revise,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    stored: OutputStore | None = None,
 ) -> dict[str, Rows]:
     """Show the teacher training images of the run's first steps, clean and mixed in every way, and validation images.
 
@@ -86,9 +88,10 @@ def measure(
         device: where the images go.
         revise: the label revision that is measured beside the correction.
         progress: wraps the numbers of the batches, to show how far it is.
+        stored: the teacher's answers to the run's own pictures, read in its place where they are those looked at.
 
     Returns:
-        The measured rows, by way of mixing and for ``validation``.
+        The measured rows, by way of mixing and, if there are such images, for ``validation``.
 
     Raises:
         InputError: for a training split without a batch, and a teacher whose logits are never finite.
@@ -102,12 +105,15 @@ def measure(
     for epoch, number, plain in training_batches(views["clean"], batches, device, progress):
         for name, view in views.items():
             batch = view.mix(plain, view.batch_generator(epoch, number))
-            parts[name].append(_measured(teacher(batch.inputs), batch.label_mix, temperature, revise))
+            shown_in_fit = data.pool == 0 and view.mixing == data.mixing
+            answers = stored.read(Place(epoch, number, 0), batch) if stored is not None and shown_in_fit else None
+            logits = teacher(batch.inputs) if answers is None else answers.logits
+            parts[name].append(_measured(logits, batch.label_mix, temperature, revise))
     for batch in islice(data.val_dataloader(), len(parts["clean"])):
         plain = data.transfer_batch_to_device(batch, device, 0)
         logits = teacher(data.normalise(plain.inputs))
         parts["validation"].append(_measured(logits, plain.label_mix, temperature, revise))
-    return {name: _joined(name, batches_of) for name, batches_of in parts.items()}
+    return {name: _joined(name, batches_of) for name, batches_of in parts.items() if batches_of}
 
 
 def training_batches(

@@ -27,6 +27,7 @@ from ida_lightning.methods import (
     DataSelectionCallback,
     IsotonicSoftLabelCallback,
     LabelRevisionCallback,
+    Method,
 )
 from ida_lightning.models import ImageInput, load_weights, put_weights
 from ida_lightning.modules import DistillationModule
@@ -95,9 +96,16 @@ def audit(
         return None
     if trainer.world_size > 1:
         rank_zero_info(f"audit: one process looks, the other {trainer.world_size - 1} are not needed")
+    return write_audit(out, trainer, model, datamodule, batches, stddev_batches, student_checkpoint, config)
+
+
+def write_audit(
+    out: str, trainer: L.Trainer, model: DistillationModule, data: MixingDataModule, *options: Any
+) -> tuple[Report, Verdict]:
+    """Measure, judge, write the files and print the message; see :func:`audit` for the arguments."""
     writable_folder("out", out)
     with OutputLock("out", out):
-        report = measure_teacher(trainer, model, datamodule, batches, stddev_batches, student_checkpoint, config)
+        report = measure_teacher(trainer, model, data, *options)
         verdict = judge(report)
         write_files(report, verdict, Path(out))
     print(message(report, verdict, Path(out)))  # noqa: T201
@@ -109,9 +117,9 @@ def measure_teacher(
     model: DistillationModule,
     data: MixingDataModule,
     batches: int | None,
-    stddev_batches: int | None,
-    student_checkpoint: str | None,
-    config: Mapping[str, Any] | None,
+    stddev_batches: int | None = None,
+    student_checkpoint: str | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Report:
     """Measure everything that :func:`audit` reports; see there for the arguments."""
     student = None
@@ -140,10 +148,12 @@ def measure_teacher(
     if stddev_batches is not None:
         with torch.no_grad():
             stddevs = measure_stddev(data, stddev_batches, teacher, student, device, progress("T. stddev"))
-    tables = measure(data, batches, model.temperature, teacher, device, revise, progress("Auditing"))
+    stored = model.answers.reader(data.pictures, str(trainer.precision))
+    tables = measure(data, batches, model.temperature, teacher, device, revise, progress("Auditing"), stored)
     space, strength, role = configured_correction(callbacks)
     mixing = "clean" if data.mixing.kind == "none" else data.mixing.kind
     configured = Configured(mixing, data.mixing.probability, space, strength, role, model.temperature)
+    selection = _selection(trainer, model, data)
     mixed = [name for name in tables if name not in ("clean", "validation")]
     source = model.teacher.source
     facts = {
@@ -165,7 +175,8 @@ def measure_teacher(
         "precision": str(trainer.precision),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "revision": {"eta": revision.eta, "which": revision.which, "space": revision.space},
-        "selection": _selection(trainer, model, data),
+        "selection": selection,
+        "not_measured": methods_not_measured(callbacks, selection),
         "config": config,
     }
     return Report(
@@ -188,11 +199,37 @@ def configured_correction(callbacks: Iterable[L.Callback]) -> tuple[str, float |
     return "softened", None, None
 
 
+def methods_not_measured(callbacks: Iterable[L.Callback], selection: Mapping[str, Any] | None) -> list[str]:
+    """Name the methods among a Trainer's callbacks about which the report says nothing.
+
+    Measured are the first isotonic correction without a margin, the first label revision, and data selection.
+
+    Args:
+        callbacks: of the Trainer.
+        selection: what was found out about the data selection.
+    """
+    left_out, seen = [], set()
+    for callback in (c for c in callbacks if isinstance(c, Method)):
+        method = callback.method if isinstance(callback, AddedTermCallback) else callback
+        kinds = {
+            "correction": isinstance(method, (IsotonicSoftLabelCallback, AuthorsIsotonicCallback)),
+            "revision": isinstance(callback, LabelRevisionCallback),
+            "selection": isinstance(callback, DataSelectionCallback) and "trusted" in (selection or {}),
+        }
+        kind = next((kind for kind, holds in kinds.items() if holds), None)
+        if kind is None or kind in seen:
+            left_out.append(str(callback))
+        elif isinstance(method, IsotonicSoftLabelCallback) and method.margin != 0:
+            left_out.append(f"the margin of {callback}")
+        seen.add(kind)
+    return left_out
+
+
 def _selection(trainer: L.Trainer, model: DistillationModule, data: MixingDataModule) -> dict[str, Any] | None:
     """Measure what the config's data selection would choose of the training images, unmixed and not augmented."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     selection = next((c for c in callbacks if isinstance(c, DataSelectionCallback)), None)
-    if selection is None:
+    if selection is None or "train" not in data.splits:
         return None
     about = {"score": selection.score, "fraction": selection.fraction, "network": selection.influence.network}
     if selection.score == "influence" and selection.influence.network == "student":

@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse.typing import NonNegativeInt, Path_fr, PositiveInt
 
 from ida_lightning.cli import Parser
-from ida_lightning.errors import InputError, one_of
+from ida_lightning.errors import InputError, one_of, whole_number
 
 
 class Settings(NamedTuple):
@@ -126,6 +126,9 @@ def read_settings(paths: Sequence[str], instead: Mapping[str, Any] | None = None
     one_of("reference", settings.reference, settings.methods)
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise InputError(f"seeds: expected different numbers, got {settings.seeds}")
+    for key in ("seeds", "tune_seeds"):
+        for seed in getattr(settings, key):
+            whole_number(key, seed, 0, 2**32 - 1)
     _check_tuning(settings)
     for name, numbers in settings.curves.items():
         for method in numbers or [None]:
@@ -164,8 +167,8 @@ def _read(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"config: expected the file of a comparison, found nothing at {path}")
     try:
-        content = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"config: {path} is no YAML ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"config: expected keys such as fit, seeds and methods in {path}, got {content!r}")

@@ -1,0 +1,68 @@
+"""Colours of image files as a viewer shows them: in sRGB, whatever colour space the file is in."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from io import BytesIO
+
+from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image, ImageCms
+
+_said: set[str] = set()
+
+
+def say_once(kind: str, text: str) -> None:
+    """Log a line once in a process, however many images it holds for."""
+    if kind not in _said:
+        _said.add(kind)
+        rank_zero_info(text)
+
+
+def in_srgb(image: Image.Image) -> Image.Image:
+    """Convert an image of 8 bits to sRGB by the colour profile that is in its file, as a viewer does.
+
+    An image without a profile is taken as it is, one with a damaged profile too, which the log says once. CMYK without
+    a profile, which viewers show in different ways, is converted by formula.
+
+    Args:
+        image: of any mode of 8 bits.
+
+    Returns:
+        The image, without profile if it had one; grey ones stay grey and transparent ones transparent.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile:
+        if image.mode == "CMYK":
+            say_once("CMYK", f"data: {_name_of(image)} is CMYK without a colour profile; its colours are approximate")
+        return image
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    transform = _to_srgb(bytes(profile), image.mode)
+    if isinstance(transform, str):
+        say_once("profile", f"data: {_name_of(image)}: its colour profile cannot be used and is left out ({transform})")
+    seen = ImageCms.applyTransform(image, transform) if isinstance(transform, ImageCms.ImageCmsTransform) else image
+    if seen is None or seen is image:
+        seen = image.copy()
+    if image.mode in ("L", "LA") and seen.mode != image.mode:
+        seen = seen.convert(image.mode)
+    seen.info.pop("icc_profile", None)  # once, not twice
+    return seen
+
+
+@lru_cache(maxsize=32)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | str | None:
+    """Return the transform of a profile; None if it changes nothing, and the reason if there is none."""
+    outputs = {"L": "RGB", "RGB": "RGB", "RGBA": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "LAB": "RGB"}
+    if mode not in outputs:
+        return None
+    try:
+        given = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(given).lower():
+            return None
+        return ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), mode, outputs[mode])
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def _name_of(image: Image.Image) -> str:
+    return str(getattr(image, "filename", "") or "an image")

@@ -1,0 +1,62 @@
+"""Batches of mixed images: one by a plan, and a pool of several mixes behind the clean images."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from ida_lightning.errors import InputError, is_a, kind_of
+from ida_lightning.label_mix import LabelMix
+from ida_lightning.mixing.apply import mix_images, mix_labels
+from ida_lightning.mixing.plan import MixedBatch, MixPlan
+
+
+def mix_batch(plan: MixPlan, clean: MixedBatch) -> MixedBatch:
+    """Mix a batch of augmented, normalised images by a plan.
+
+    Args:
+        plan: drawn for so many images of this size, see :meth:`Mixing.draw`.
+        clean: unmixed, see :func:`ida_lightning.as_mixed_batch`.
+
+    Raises:
+        InputError: for images of another kind, batch or size than the plan is for.
+
+    Example:
+        >>> import numpy as np
+        >>> from ida_lightning import as_mixed_batch, draw_mixup
+        >>> clean = as_mixed_batch((torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])))
+        >>> mix_batch(draw_mixup(2, np.random.default_rng(0)), clean).label_mix.labels.shape
+        torch.Size([2, 2])
+    """
+    is_a("clean", clean, MixedBatch)
+    return MixedBatch(
+        mix_images(clean.inputs, plan),
+        mix_labels(clean.label_mix.labels[:, 0], plan),
+        clean.index,
+        plan.partner.to(clean.inputs.device, non_blocking=True),
+    )
+
+
+def stack_pool(clean: MixedBatch, mixes: list[MixedBatch]) -> MixedBatch:
+    """Return one batch of the clean rows and their mixes, whose partners are the clean rows, so never themselves.
+
+    Args:
+        clean: unmixed.
+        mixes: of the clean rows, one or more; see :func:`mix_batch`.
+
+    Raises:
+        InputError: for anything but batches, and if there are no mixes.
+    """
+    is_a("clean", clean, MixedBatch)
+    if not isinstance(mixes, (list, tuple)) or not mixes or not all(isinstance(mix, MixedBatch) for mix in mixes):
+        raise InputError(f"mixes: expected a list of one or more MixedBatch, got {kind_of(mixes)}")
+    several = mixes[0].label_mix.labels.shape[1]
+    labels, weights = clean.label_mix
+    mix = LabelMix(labels.expand(-1, several), F.pad(weights, (0, several - 1)))
+    views = [clean._replace(label_mix=mix, partner=clean.partner.expand(-1, several - 1)), *mixes]
+    return MixedBatch(
+        torch.cat([view.inputs for view in views]),
+        LabelMix(*(torch.cat(part) for part in zip(*(view.label_mix for view in views), strict=True))),
+        torch.cat([view.index for view in views]),
+        torch.cat([view.partner for view in views]),
+    )
