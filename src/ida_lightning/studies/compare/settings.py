@@ -126,8 +126,9 @@ def read_settings(paths: Sequence[str], instead: Mapping[str, Any] | None = None
     one_of("reference", settings.reference, settings.methods)
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise InputError(f"seeds: expected different numbers, got {settings.seeds}")
-    for seed in [*settings.seeds, *settings.tune_seeds]:
-        whole_number("seeds", seed, 0, 2**32 - 1)
+    for key, seeds in (("seeds", settings.seeds), ("tune_seeds", settings.tune_seeds)):
+        for seed in seeds:
+            whole_number(key, seed, 0, 2**32 - 1)
     _check_tuning(settings)
     for name, numbers in settings.curves.items():
         for method in numbers or [None]:

@@ -222,7 +222,8 @@ def _checked(config: Config, key: str, place: Place, value: Any, known: dict[tup
         try:
             known[case] = _get(read_fit_config(["--config", json.dumps(tuned, default=str)]), place)
         except InputError as error:
-            raise InputError(f"tune: {key}: {str(error).removeprefix('config: ')}") from error
+            reason = str(error).partition(": ")[2] or error  # of the whole config, whose key is known
+            raise InputError(f"tune: {key}: {reason}") from error
     return known[case]
 
 
