@@ -62,6 +62,14 @@ def test_the_run_keeps_its_whole_config_callbacks_included():
     fit("digits/ida_cutmix", "--config", "outputs/lightning_logs/version_1/config.yaml")
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_weights_are_averaged_from_the_command_line(capsys):
+    fit("digits/student", "--trainer.callbacks+=EMACallback", "--trainer.limit_train_batches=8")
+    content = torch.load("outputs/digits/student/last.ckpt", weights_only=True)
+    pairs = [(value, content["current_model_state"][name]) for name, value in content["state_dict"].items()]
+    assert any(not torch.equal(average, trained) for average, trained in pairs)
+
+
 def complaint_of(args, capsys):
     """What a person sees on stderr; it must be one line and exit code 2."""
     with pytest.raises(SystemExit) as stop:

@@ -22,8 +22,9 @@ class EMACallback(WeightAveraging):
     Lightning's ``EMAWeightAveraging``, a run of fewer steps than ``1 / (1 - decay)`` ends with an average that is
     mostly the network it began with.
 
-    BatchNorm's statistics are averaged too. A checkpoint has the average as ``state_dict`` and the network that is
-    being trained as ``current_model_state``; resuming goes on with both.
+    Buffers are those of the trained network: BatchNorm's statistics are moving averages already, and the average of
+    averages lags so far behind that runs of two epochs lost 5 points. A checkpoint has the average as ``state_dict``
+    and the network that is being trained as ``current_model_state``; resuming goes on with both.
 
     Args:
         decay: share of the average that stays from step to step, at most; from 0 to below 1.
@@ -38,7 +39,7 @@ class EMACallback(WeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         self.decay = share_below_one("decay", decay)
-        super().__init__(multi_avg_fn=partial(_update, self.decay))
+        super().__init__(use_buffers=False, multi_avg_fn=partial(_update, self.decay))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the average in the place of the trained network, and say so."""
@@ -63,10 +64,7 @@ def decay_after(steps: int, decay: float) -> float:
 
 @torch.no_grad()
 def _update(decay: float, averages: Sequence[Tensor], weights: Sequence[Tensor], updates: Tensor | int) -> None:
-    """Move averages towards weights, in place; what counts, such as BatchNorm's batches, is copied."""
+    """Move averages towards weights, in place."""
     towards = 1 - decay_after(int(updates), decay)
     for average, weight in zip(averages, weights, strict=True):
-        if average.is_floating_point() or average.is_complex():
-            average.lerp_(weight, towards)
-        else:
-            average.copy_(weight)
+        average.lerp_(weight, towards)

@@ -191,6 +191,10 @@ class IDACLI(BuildThenRun, LightningCLI):
         write_whole_checkpoints(trainer)
         return trainer
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> IDACLI:
+        """Return itself: copies of a module, whose optimiser is made by this command line, are no second run."""
+        return self
+
     def run(self) -> None:
         """Run the subcommand on what was built; what can be known beforehand to fail does so before any work.
 

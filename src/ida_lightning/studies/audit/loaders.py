@@ -143,6 +143,9 @@ class _LoaderData(MixingDataModule):
         """Nothing: the loader is there."""
         return {}
 
+    def setup(self, stage: str) -> None:
+        """Do nothing, and say nothing of splits that there are not."""
+
     def train_dataloader(self) -> DataLoader[MixedBatch]:
         """Return the loader."""
         return self.batches  # type: ignore[return-value]
