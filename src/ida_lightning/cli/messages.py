@@ -95,7 +95,8 @@ def _informative_part(message: str, error: BaseException | None) -> str:
     if value and not unknown and all(reason.startswith("Expected a <class") for reason in useful):
         useful[-1] += f", got {given}"
     module = given.rpartition(".")[0]
-    if re.fullmatch(r"\w+(\.\w+)*", module) and module not in sys.modules:  # its import failed for a reason of its own
+    importable = re.fullmatch(r"\w+(\.\w+)*", module) and "File does not exist" not in text
+    if importable and module not in sys.modules:  # its import failed for a reason of its own
         return _joined(key, f"cannot import {given!r}: {'; '.join(useful)}")
     return _joined(key, "; ".join(useful))
 

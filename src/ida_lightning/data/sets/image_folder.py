@@ -42,7 +42,8 @@ class ImageFolderDataModule(MixingDataModule):
     """Reads images in ``root/train/<class>/``, decoded by worker processes as they are needed.
 
     Training images get the ImageNet recipe, a random crop of random size and a flip; the others are resized so that
-    a centred crop keeps 7/8 of the short side. Images are seen as in a viewer: upright, transparent pixels on white.
+    a centred crop keeps 7/8 of the short side. Images are seen as in a viewer: upright, colours by
+    the file's profile, transparent pixels on white.
 
     Validation images, which choose the best checkpoint, are those of ``val_folder`` or ``val_files`` or ``val_share``.
     If none of the three is given, they are those of the folder ``val`` if there is one, else a tenth of the training
