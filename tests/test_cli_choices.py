@@ -90,6 +90,21 @@ def test_a_file_that_is_no_checkpoint_is_one_line(content, capsys):
     assert "ida-lightning: ckpt_path: expected a checkpoint of a run" in capsys.readouterr().err
 
 
+def makes(num_classes, what="ran"):
+    Path(what).touch()
+    return build_model("test_resnet", num_classes)
+
+
+def test_a_checkpoints_own_function_is_never_called(checkpoint, capsys):
+    content = torch.load(checkpoint, weights_only=False)
+    content["hyper_parameters"]["model"] = "tests.test_cli_choices.makes"
+    torch.save(content, checkpoint)
+    with pytest.raises(SystemExit):
+        main(["test", *BARE, "--model.model=test_resnet", "--ckpt_path", checkpoint])
+    assert "run.ckpt names a function, tests.test_cli_choices.makes, to build its model with" in capsys.readouterr().err
+    assert not Path("ran").exists()
+
+
 def test_weights_that_do_not_fit_are_one_line(checkpoint, capsys):
     content = torch.load(checkpoint, weights_only=False)
     del content["hyper_parameters"]

@@ -1,15 +1,17 @@
 """Networks by the names that people give them."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision import models as torchvision_models
 
 from ida_lightning import InputError
-from ida_lightning.models import ImageInput, build_model, pretrained_input
+from ida_lightning.models import ImageInput, build_model, load_network, pretrained_input
 from ida_lightning.models.recipe import describe
 from ida_lightning.modules.options import Teacher
 from ida_lightning.modules.teacher import FrozenTeacher
@@ -131,3 +133,39 @@ def test_hub_names_reach_timm(monkeypatch):
     monkeypatch.setattr("timm.create_model", lambda name, **options: asked.append((name, options)) or TinyNet())
     build_model("hf-hub:somebody/net", num_classes=4, in_channels=1, pretrained=True)
     assert asked == [("hf-hub:somebody/net", {"num_classes": 4, "in_chans": 1, "pretrained": True})]
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("os.system", {"command": "touch ran"}),
+        ("subprocess.call", {"args": ["touch", "ran"]}),
+        ("builtins.eval", {"source": "open('ran', 'w')"}),
+        ("torch.load", {"f": "x", "weights_only": False}),
+        ("tests.test_named_models.runs", {"what": "ran"}),
+        ("subprocess.Popen", {"args": ["touch", "ran"]}),
+    ],
+)
+def test_only_what_can_build_a_network_is_called(name, args, tmp_path):
+    with pytest.raises(InputError, match="model: expected a timm name"):
+        build_model(name, 4, **args)
+    assert not Path("ran").exists()
+
+
+def runs(what):
+    Path(what).touch()
+
+
+def makes(num_classes, what="ran"):
+    Path(what).touch()
+    return TinyNet(num_classes)
+
+
+def test_a_files_own_function_is_never_called(tmp_path):
+    recipe = {"network": "tests.test_named_models.makes", "num_classes": 4, "in_channels": 1}
+    save_file(TinyNet().state_dict(), tmp_path / "w.safetensors", {"ida_lightning": json.dumps(recipe)})
+    with pytest.raises(InputError, match=r"names a function, .*makes', to build its network with; a file's is never"):
+        load_network(tmp_path / "w.safetensors")
+    assert not Path("ran").exists()
+    load_network(tmp_path / "w.safetensors", "tests.test_named_models.makes")
+    assert Path("ran").exists()

@@ -188,6 +188,31 @@ def test_accelerators_report_wrong_labels_later(monkeypatch):
     checks.check()
 
 
+def as_given(batch):
+    return batch
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["foreign", "MixedBatch"])
+@pytest.mark.parametrize("path", ["fit", "kd fit", "validate", "test", "silent fit"])
+def test_accelerators_find_wrong_labels_on_every_path(path, mixed, tmp_path, monkeypatch):
+    """As on a GPU: nothing looks at values but where the host waits anyway; no weights are updated with such labels."""
+    labels = torch.where(torch.arange(32) == 5, 9, LABELS)
+    batches = [(images, wrong) for images, wrong in zip(IMAGES.split(8), labels.split(8), strict=True)]
+    loader = DataLoader([as_mixed_batch(b) if mixed else b for b in batches], None, collate_fn=as_given)
+    monkeypatch.setattr(intake, "can_look", lambda values: False)
+    for room in ("adapters", "label_mix", "errors"):
+        monkeypatch.setattr(f"ida_lightning.{room}.can_look", lambda values, validate=None: False)
+    taught = module() if path == "kd fit" else ClassificationModule(TinyNet(), 4, 1, 8)
+    before = copy.deepcopy(taught.network.state_dict())
+    run = trainer(tmp_path, log_every_n_steps=0 if path == "silent fit" else 1)
+    taught.allow_untrained = True
+    call = getattr(run, path.split()[-1])
+    with pytest.raises(InputError, match="batch: labels: expected classes 0 ... 3, got others in 1 rows"):
+        call(taught, loader)
+    for name, weight in taught.network.named_parameters():
+        assert torch.equal(weight, before[name])
+
+
 def test_a_schedule_by_a_metric_works(tmp_path, blobs):
     plateau = {"lr_scheduler": lambda optimizer: ReduceLROnPlateau(optimizer, patience=0, threshold=1e9)}
     for options in ({}, {"limit_val_batches": 0}, {"check_val_every_n_epoch": 2}):

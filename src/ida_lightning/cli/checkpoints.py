@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from ida_lightning.errors import InputError, kind_of
+from ida_lightning.models.named import is_registered
 from ida_lightning.models.reading import load_values
 from ida_lightning.modules.short_names import SHORT_NAMES
 
@@ -91,14 +92,22 @@ def settle(
         resumes: whether its optimiser goes on.
 
     Raises:
-        InputError: for a checkpoint of another class, and for an argument that stands on the command line but that the
-            checkpoint's tensors or its optimiser's state have decided otherwise.
+        InputError: for a checkpoint of another class or with a network that a function of its own builds, and for an
+            argument that stands on the command line but that the checkpoint's tensors or its optimiser's state have
+            decided otherwise.
     """
     if asked.get("class_path") != stored.get("class_path"):
         raise InputError(
             f"ckpt_path: expected a checkpoint of {asked.get('class_path')}, as asked for, got one of "
             f"{stored.get('class_path')}, {path}"
         )
+    for name in ("model", "student", "teacher"):
+        network = stored.get(name)
+        if isinstance(network, str) and network != asked.get(name) and not is_registered(network):
+            raise InputError(
+                f"ckpt_path: {path} names a function, {network}, to build its {name} with; a file's is never called: "
+                f"if you trust it, give model.{name}"
+            )
     other = {name for name in asked if name in stored and asked[name] != stored[name]} - _FROM_DATA
     decided = _NETWORK | _STATE if resumes else _NETWORK
     for name in sorted(other & set(explicit) & decided):

@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 
@@ -26,7 +25,7 @@ from ida_lightning.cli.checkpoints import check_checkpoint, model_names, model_v
 from ida_lightning.cli.messages import explain, one_line
 from ida_lightning.cli.parser import Parser
 from ida_lightning.cli.reruns import check_reruns
-from ida_lightning.cli.values import LINKS, check_links, check_values
+from ida_lightning.cli.values import LINKS, check_links, check_values, refusing_trainers
 from ida_lightning.errors import InputError
 from ida_lightning.files import clear_unfinished, replacing
 from ida_lightning.lightning_internals import BuildThenRun, write_whole_tables
@@ -187,12 +186,8 @@ class IDACLI(BuildThenRun, LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the trainer; its checkpoints are whole or not there, unless a plugin for them was chosen."""
-        try:
+        with refusing_trainers():
             trainer = super().instantiate_trainer(**kwargs)
-        except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"trainer: {one_line(str(error))}") from error
         write_whole_checkpoints(trainer)
         return trainer
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import lightning as L
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from ida_lightning.cli.messages import one_line
 from ida_lightning.errors import InputError, at_least, non_negative, whole_number
 
 # The data module's attribute and the model's argument that is taken from it.
@@ -15,6 +18,17 @@ LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": 
 _LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0, "min_epochs": 0}
 _LEAST |= {"min_steps": 0, "num_sanity_val_steps": -1, "fast_dev_run": 0, "reload_dataloaders_every_n_epochs": 0}
 _LEAST |= {"max_epochs": -1, "max_steps": -1}
+
+
+@contextmanager
+def refusing_trainers() -> Iterator[None]:
+    """Report what a Trainer refuses when it is built as one line; inside, nothing else is done."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"trainer: {one_line(str(error))}") from error
 
 
 def check_values(arguments: Namespace) -> None:

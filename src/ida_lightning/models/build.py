@@ -42,8 +42,8 @@ def build_model(
 
     Args:
         model: a timm name, also one of a hub such as ``hf-hub:timm/resnet18.a1_in1k``; ``torchvision:resnet50``; the
-            import path of a function that builds a network, ``my_module.make_net``, which gets ``num_classes`` and
-            ``in_channels`` if it takes them; or a module, which is returned as it is.
+            import path of a function of ``num_classes`` that builds a network, ``my_module.make_net``, which gets
+            ``in_channels`` too if it takes them, or of a module's class; or a module, which is returned as it is.
         num_classes: width of the output.
         in_channels: channels of the images.
         stem: ``"small"`` is for images of 28 or 32 pixels: the first convolution keeps the resolution (a 7 x 7

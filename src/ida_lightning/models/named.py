@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,16 @@ def build_named(name: str, num_classes: int, in_channels: int, args: dict[str, A
         if isinstance(error, InputError):
             raise
         raise InputError(f"model: {name!r} could not be built with {args}: {error}") from error
+
+
+def is_registered(name: str) -> bool:
+    """Say whether timm, a hub or torchvision knows a network by this name; any other is called as a function.
+
+    Example:
+        >>> is_registered("resnet18"), is_registered("torchvision:resnet18"), is_registered("os.system")
+        (True, True, False)
+    """
+    return name.startswith((*HUB_PREFIXES, *_TORCHVISION)) or timm.is_model(name)
 
 
 def _without_timm_prefix(name: str) -> str:
@@ -120,13 +131,32 @@ def _imported(path: str) -> Callable[..., Any]:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             needed = f"it needs {error.name}, which is not there"
             raise InputError(f"model: {module} cannot be imported, {needed}") from error
-    if callable(built):
-        return built
+    if _may_build(built, module):
+        return built  # type: ignore[return-value]
     near = difflib.get_close_matches(path, timm.list_models(), n=3)
     raise InputError(
         f"model: expected a timm name{' such as ' + ', '.join(near) if near else ''} (or torchvision:NAME, or the "
-        f"import path of a function that builds a network), got {path!r}"
+        f"import path of a function of num_classes that builds a network), got {path!r}"
     )
+
+
+def _may_build(thing: object, module: str) -> bool:
+    """Say whether a class or function can be meant as one that builds a network.
+
+    A checkpoint's hyperparameters may name any function there is, and give its arguments: only those are called that
+    take a number of classes, or nothing, and none of Python or PyTorch.
+    """
+    if isinstance(thing, type):
+        return issubclass(thing, nn.Module)
+    root = module.partition(".")[0]
+    homes = {root, str(getattr(thing, "__module__", root)).partition(".")[0]}
+    if not callable(thing) or homes & {*sys.stdlib_module_names, "torch", "numpy"}:
+        return False
+    try:
+        parameters = inspect.signature(thing).parameters
+    except (TypeError, ValueError):  # built in
+        return False
+    return not parameters or "num_classes" in parameters
 
 
 def _address_of(name: str) -> str:

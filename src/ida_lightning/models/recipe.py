@@ -15,6 +15,7 @@ from torch import nn
 from ida_lightning.checks import text
 from ida_lightning.errors import InputError, kind_of
 from ida_lightning.models.build import Stem, build_model, built_from
+from ida_lightning.models.named import is_registered
 from ida_lightning.models.reading import values_allowed
 from ida_lightning.models.weights import ImageInput, load_weights, put_weights
 
@@ -83,7 +84,7 @@ def read_recipe(path: str | Path) -> Recipe:
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(KEY)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, AttributeError, OSError, ValueError):
         return Recipe()
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or not isinstance(content.get("network_args") or {}, Mapping):
         return Recipe()
     return Recipe(**{key: value for key, value in content.items() if key in Recipe._fields})
 
@@ -110,14 +111,25 @@ def load_network(path: str | Path, network: str | None = None, **build_args: Any
             f"path: expected a file that says how its network is built, {path} does not (it is older, or holds a "
             "network of your own class); give network: the name it was built by, or use predict --config"
         )
+    if network is None and not (isinstance(recipe.network, str) and is_registered(recipe.network)):
+        raise InputError(
+            f"path: {path} names a function, {kind_of(recipe.network)}, to build its network with; a file's is never "
+            "called: if you trust it, give network: its name"
+        )
     classes = recipe.num_classes or len(weights.class_names or ())
     if not classes:
         raise InputError(f"path: expected a file that says its number of classes, {path} does not")
     channels = recipe.in_channels or (len(weights.image_input.mean) if weights.image_input else 3)
-    arguments: dict[str, Any] = {"stem": recipe.stem, **(recipe.network_args or {}), **build_args}
+    arguments: dict[str, Any] = {"stem": recipe.stem, **_plain(recipe.network_args or {}), **build_args}
     try:
         built = build_model(recipe.network, classes, channels, **arguments)
     except TypeError as error:
         raise InputError(f"path: {path} has arguments that build no network, {kind_of(arguments)}") from error
     put_weights(built, weights, path)
     return NetworkFile(built, recipe, weights.class_names, weights.image_input)
+
+
+def _plain(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's arguments without those by which a network would get its weights from elsewhere."""
+    elsewhere = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "weights")
+    return {str(key): value for key, value in args.items() if key not in elsewhere}

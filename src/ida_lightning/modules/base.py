@@ -118,6 +118,11 @@ class ClassifierBase(EvaluatedModule):
         if stage == "fit" and not any(parameter.requires_grad for parameter in self.trained_parameters()):
             raise InputError(f"{self.owner}: expected parameters to train, all of them are frozen or there are none")
         if stage == "fit" and self.compile_args is not None:
+            try:
+                torch.compile(nn.Identity(), **self.compile_args)  # tries the arguments, compiles nothing yet
+            except Exception as error:
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                raise InputError(f"compile_args: expected those of torch.compile, got an error: {reason[0]}") from error
             self.network.compile(**self.compile_args)
 
     def _try_network(self, trainer: L.Trainer | None) -> None:

@@ -87,6 +87,5 @@ class ClassificationModule(ClassifierBase):
         batch = self.take_batch(batch)
         loss = mixed_cross_entropy(self(batch.inputs), batch.label_mix, self.hard_temperature).mean()
         if self.logs_loss():
-            self.intake.check()
             self.log("train/loss", loss, prog_bar=True)
         return loss

@@ -181,7 +181,6 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         loss = torch.stack(list(parts.values())).sum()
         self.guard_step(supervision)
         if self.logs_loss():
-            self.intake.check()
             self.log("train/loss", loss, prog_bar=True)
             self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()})
         return loss

@@ -54,10 +54,11 @@ class StepGuard(L.Callback):
         self._loss = loss.detach()
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: ClassifierBase) -> None:  # type: ignore[override]
-        """Stop before the update if the loss is NaN or infinite."""
+        """Stop before the update if the loss is NaN or infinite, or labels were out of range."""
         if self._loss is not None:
             batch = as_mixed_batch(self._batch, pl_module.num_classes)
             check_loss(trainer, pl_module, self._loss, batch, pl_module.step_supervision)
+            pl_module.intake.check()  # the look at the loss has waited already
         self._batch = self._loss = pl_module.step_supervision = None
 
     def on_train_batch_end(  # type: ignore[override]

@@ -38,14 +38,14 @@ class BatchIntake:
         Args:
             batch: see :func:`ida_lightning.as_mixed_batch`.
             dtype: of the network's weights: inputs in float64 are converted to it.
-            labelled: whether the labels of a MixedBatch are known, and so checked.
+            labelled: whether the labels are known, and so checked.
 
         Raises:
             InputError: for a batch of another structure, inputs that are not floating point and, on the CPU, labels
                 out of range and class weights that do not sum to 1.
         """
         foreign = not isinstance(batch, MixedBatch)
-        mixed = as_mixed_batch(batch, self.num_classes)
+        mixed = as_mixed_batch(batch, self.num_classes if labelled else None)
         inputs, labels = mixed.inputs, mixed.label_mix.labels
         if isinstance(inputs, Tensor):
             if not inputs.is_floating_point():
@@ -58,8 +58,8 @@ class BatchIntake:
         if can_look(labels):
             if labelled and not foreign:
                 labels_in_range("batch: labels", labels, self.num_classes)
-        elif foreign:
-            mixed = self._make_safe(mixed, images_and_targets(batch)[1])
+        elif labelled:
+            mixed = self._make_safe(mixed, images_and_targets(batch)[1] if foreign else labels)
         return mixed
 
     def _make_safe(self, mixed: MixedBatch, targets: Tensor) -> MixedBatch:
@@ -67,7 +67,7 @@ class BatchIntake:
         labels = mixed.label_mix.labels.clamp(0, self.num_classes - 1)
         outside = (labels != mixed.label_mix.labels).sum()
         no_shares = torch.zeros_like(outside)
-        if targets.ndim == 2:
+        if targets.ndim == 2 and targets.is_floating_point():
             sums, lowest = targets.sum(1, dtype=torch.float32), targets.amin(1)
             no_shares = (((sums - 1).abs() <= _TOLERANCE) & (lowest >= 0)).logical_not().sum()  # NaN is wrong too
         counts = torch.stack((outside, no_shares))

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 
 from ida_lightning.callbacks import PredictionsCallback
-from ida_lightning.cli import Parser
+from ida_lightning.cli import Parser, refusing_trainers
 from ida_lightning.data import ImagesDataModule
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.models import ImageInput, load_network
@@ -60,7 +60,8 @@ def predict_images(args: Sequence[str]) -> None:
         at_least("num_workers", options["num_workers"], 0),
     )
     writer = PredictionsCallback(options["out"], options["top_k"])
-    trainer = L.Trainer(accelerator=options["accelerator"], devices=1, logger=False, callbacks=[writer])
+    with refusing_trainers():
+        trainer = L.Trainer(accelerator=options["accelerator"], devices=1, logger=False, callbacks=[writer])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The '.*_dataloader' does not have many workers")
         trainer.predict(

@@ -1,5 +1,6 @@
 """The numbers of a comparison, from results made by hand."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from ida_lightning.studies.compare.estimates import METRICS, estimate, extra_cost, other_starts, outcomes
+from ida_lightning.studies.compare.estimates import METRICS, estimate, extra_cost, holm, other_starts, outcomes
 from ida_lightning.studies.compare.picture import plot_curves, plot_differences
-from ida_lightning.studies.compare.report import summary
+from ida_lightning.studies.compare.report import summary, summary_csv
 from ida_lightning.studies.compare.scores import _figures
 from ida_lightning.studies.compare.settings import Settings
 
@@ -141,3 +144,58 @@ def test_curves_have_every_method_at_its_number(tmp_path):
         assert segment[:, 1] == pytest.approx([100 * expected.low, 100 * expected.high])
     assert intervals.get_segments()[1][:, 1] == pytest.approx([80, 80]), "one seed has no interval"
     assert figure.axes[3].lines[0].get_ydata() == pytest.approx([0.55, 0.8])
+
+
+def seeds_with(p, sign=1):
+    """Two seeds' differences of which the paired t-test has this p-value."""
+    ratio = scipy.stats.t.isf(p / 2, 1)
+    return [sign * 1.0, sign * (ratio - 1) / (ratio + 1)]
+
+
+@given(st.lists(st.tuples(st.floats(1e-4, 0.2), st.sampled_from([1, -1])), min_size=1, max_size=7))
+@example([(0.02, 1), (0.03, 1), (0.04, -1)])  # the last one alone would be told from 0
+@example([(0.01, 1), (0.02, 1), (0.04, 1)])  # each by the correction for those that are left
+def test_holm_is_the_step_down_test(p_values):
+    seeds = [seeds_with(*each) for each in p_values]
+    pairs = {str(number): estimate(values) for number, values in enumerate(seeds)}
+    corrected = holm(pairs)
+    tested = {name: pair for name, pair in pairs.items() if pair.low is not None}
+    assert corrected.keys() == tested.keys()
+    plain = {name: scipy.stats.ttest_1samp(seeds[int(name)], 0).pvalue for name in tested}
+    rejected, left = set(), dict(plain)
+    while left and min(left.values()) <= 0.05 / len(left):
+        rejected.add(min(left, key=left.get))
+        del left[min(left, key=left.get)]
+    for name, (low, high, p) in corrected.items():
+        below = [other for other in plain if plain[other] <= plain[name]]
+        steps = [(sum(plain[o] >= plain[other] for o in plain)) * plain[other] for other in below]
+        assert p == pytest.approx(min(1, max(steps)), rel=1e-6, abs=1e-12)
+        if abs(p - 0.05) > 1e-9:
+            assert (not low <= 0 <= high) == (name in rejected) == (p <= 0.05)
+        pair = tested[name]
+        assert low <= pair.low + 1e-12, "never narrower than the plain interval"
+        assert high >= pair.high - 1e-12
+        assert low + high == pytest.approx(2 * pair.mean, abs=1e-9)
+
+
+def test_one_method_needs_no_correction():
+    pair = estimate([0.1, 0.3, 0.2])
+    (found,) = holm({"ours": pair, "same": estimate([0.1, 0.1]), "none": None}).values()
+    assert found[:2] == pytest.approx((pair.low, pair.high))
+    assert found.p == pytest.approx(scipy.stats.ttest_1samp([0.1, 0.3, 0.2], 0).pvalue)
+
+
+def test_corrected_intervals_stand_beside_the_plain_ones(tmp_path):
+    results = [result("kd", seed, 0.5) for seed in range(3)]
+    for name in ("one", "two"):
+        results += [result(name, seed, 0.5 + d) for seed, d in enumerate((0.02, 0.03, 0.041))]
+    pair = outcome(results, "one", "best", "one", "two").difference
+    expected = scipy.stats.t.interval(1 - 0.05 / 2, 2, pair.mean, pair.std / 3**0.5)
+    text = summary(results, settings(tmp_path, "kd", "one", "two"))
+    assert f"+{100 * pair.mean:.2f} [{100 * expected[0]:+.2f}, {100 * expected[1]:+.2f}]" in text
+    assert f"p {2 * scipy.stats.ttest_1samp((0.02, 0.03, 0.041), 0).pvalue:.2g}" in text
+    rows = list(csv.DictReader(summary_csv(results, settings(tmp_path, "kd", "one", "two"), "run").splitlines()))
+    row = next(row for row in rows if (row["method"], row["metric"]) == ("one", "test_acc"))
+    assert float(row["holm_low"]) == pytest.approx(expected[0])
+    assert float(row["low"]) == pytest.approx(pair.low)
+    assert "Holm" not in summary(results[:6], settings(tmp_path, "kd", "one"))

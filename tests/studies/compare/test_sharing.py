@@ -101,6 +101,13 @@ def test_the_recorder_changes_among_the_longest(files):
     assert len({cell.answers for cell in sharing.cells}) == 3
 
 
+def test_prolonged_runs_are_as_long_as_they_are(files):
+    twice = made("twice")
+    twice = twice._replace(config={**twice.config, "epoch_factor": 2.0})
+    sharing = Sharing([made("a"), twice, made("c", epochs=3)], settings_of(files))
+    assert [cell.method for cell in sharing.cells] == ["twice", "a", "c"]
+
+
 def test_others_wait_until_one_has_recorded(files):
     sharing = Sharing([made("a"), made("b"), made("c"), made("other", teacher="u")], settings_of(files))
     a, b, c, other = sharing.cells

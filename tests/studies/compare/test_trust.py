@@ -20,20 +20,12 @@ from ida_lightning.studies.compare import schedule
 from ida_lightning.studies.compare.cells import Cell, check_result
 from ida_lightning.studies.compare.run import attempt
 from tests.helpers.audits import complaint_of
+from tests.helpers.cells import FIGURES, RESULT
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:teacher. .* is close to chance"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]
-FIGURES = {
-    **dict.fromkeys(("val_acc", "val_nll", "val_ece", "test_acc", "test_nll", "test_ece"), 0.5),
-    **dict.fromkeys(("test_nll_scaled", "test_ece_scaled", "temperature", "agreement", "teacher_kl")),
-}
-RESULT = {
-    **{"method": "kd", "seed": 0, "last": FIGURES, "best": FIGURES, "logged": {}, "steps": 8, "seconds": 1.5},
-    **{"seconds_per_step": None, "device": "cpu", "initial_weights": "ab", "teacher_sha256": None},
-    **{"config_sha256": "cd", "config": {"trainer": {}}},
-}
 
 
 def changed(**changes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -15,8 +16,10 @@ from ida_lightning.files import digest_of_file
 from ida_lightning.studies.compare.settings import Settings
 
 Result = dict[str, Any]
+TUNING = "tuning"
+"""Stands for the method in cells that settings are chosen by, which several methods may share."""
 # One run is one process on one device; how it is watched changes no result and is set by run.py.
-_ONE_DEVICE = {"trainer": {"devices": 1, "num_nodes": 1}}
+ONE_DEVICE = {"trainer": {"devices": 1, "num_nodes": 1}}
 _OTHER_COMMANDS = ("allow_untrained",)  # of evaluation
 # Arguments that older results do not have, with what they were then.
 _NEWER = {"teacher_outputs": None, "lr_monitor": None, "hard_temperature": 1.0}
@@ -35,6 +38,7 @@ class Cell(NamedTuple):
         teacher: the teacher's weight file, if there is one.
         keep_weights: see :class:`Settings`.
         answers: the folder of the teacher's answers that this run shares with others; None asks the teacher.
+        label: the method in messages, where that is more than its name.
     """
 
     method: str
@@ -43,13 +47,19 @@ class Cell(NamedTuple):
     config: dict[str, Any]
     digest: str
     teacher: str | None
-    keep_weights: bool
+    keep_weights: bool = False
     answers: str | None = None
+    label: str = ""
 
     @property
     def name(self) -> str:
         """Method and seed, as they stand in messages."""
-        return f"{self.method}, seed {self.seed}"
+        return f"{self.label or self.method}, seed {self.seed}"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last run ended by an error."""
+        return (self.folder / "error.txt").is_file()
 
     def last_result(self) -> Result | None:
         """Read what the cell left when it last finished, with whatever config; None if there is nothing usable."""
@@ -72,7 +82,7 @@ class Cell(NamedTuple):
         if result is None:
             return damage
         if result["config_sha256"] != self.digest:
-            before, now = _flat(_decisive(result["config"])), _flat(_decisive(self.config))
+            before, now = flat(_decisive(result["config"])), flat(_decisive(self.config))
             key, *more = [key for key in {**before, **now} if before.get(key) != now.get(key)] or ["config"]
             others = f" and {len(more)} more" if more else ""
             return f"its config has changed: {key} was {before.get(key)!r}, is {now.get(key)!r}{others}"
@@ -110,8 +120,8 @@ def resolve(what: str, fit: str, *parts: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"{what}: {error}") from error
 
 
-def make_cells(settings: Settings) -> list[Cell]:
-    """Make a cell of every method and seed, seed by seed, so that a comparison that was stopped has whole seeds.
+def resolve_methods(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return the whole fit config of every method, on one device.
 
     Raises:
         InputError: for a method that ``fit`` would refuse.
@@ -119,19 +129,39 @@ def make_cells(settings: Settings) -> list[Cell]:
     fit = str(settings.fit)
     resolve("fit", fit)
     resolve("common", fit, settings.common)
-    configs = {
-        name: resolve(f"methods.{name}", fit, settings.common, part or {}, _ONE_DEVICE)
-        for name, part in settings.methods.items()
+    return {
+        name: resolve(f"methods.{name}", fit, settings.common, settings.part(name), ONE_DEVICE)
+        for name in settings.methods
     }
+
+
+def make_cell(config: dict[str, Any], seed: int, method: str, folder: Path, **more: Any) -> Cell:
+    """Make the cell of a fit config with a seed; ``more`` are further fields of :class:`Cell`."""
+    seeded = {**config, "seed_everything": int(seed)}  # YAML would not write jsonargparse's own kind of int
+    digest = hashlib.sha256(json.dumps(_decisive(seeded), sort_keys=True).encode()).hexdigest()
+    return Cell(method, int(seed), folder, seeded, digest, teacher_of(config), **more)
+
+
+def make_cells(settings: Settings, configs: Mapping[str, dict[str, Any]], view: str = "") -> list[Cell]:
+    """Make a cell of every config and seed, seed by seed, so that a comparison that was stopped has whole seeds.
+
+    Args:
+        settings: of the comparison.
+        configs: fit configs by method.
+        view: the folder within a method's that its seeds are in; none for that folder itself.
+    """
     cells = []
-    for seed in map(int, settings.seeds):  # YAML would not write jsonargparse's own kind of int
-        for name, config in configs.items():
-            seeded = {**config, "seed_everything": seed}
-            digest = hashlib.sha256(json.dumps(_decisive(seeded), sort_keys=True).encode()).hexdigest()
-            folder = Path(settings.output, "cells", name, f"seed_{seed}")
-            teacher = config["model"]["init_args"].get("teacher_checkpoint")
-            cells.append(Cell(name, seed, folder, seeded, digest, teacher, settings.keep_weights))
+    for seed, (name, config) in product(settings.seeds, configs.items()):
+        folder = Path(settings.output, "cells", name, view, f"seed_{seed}")
+        label = f"{name} ({view.replace('_', ' ')})" if view else ""
+        cells.append(make_cell(config, seed, name, folder, keep_weights=settings.keep_weights, label=label))
     return cells
+
+
+def teacher_of(config: Mapping[str, Any]) -> str | None:
+    """Return the teacher's weight file in a fit config, if there is one."""
+    path: str | None = config["model"]["init_args"].get("teacher_checkpoint")
+    return path
 
 
 def exported_by(fit: str) -> str:
@@ -206,12 +236,13 @@ def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "trainer": {key: value for key, value in config["trainer"].items() if key not in _WATCHING}}
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the values of a fit config by dotted keys."""
     if isinstance(config, list):
         config = {str(index): value for index, value in enumerate(config)}
     if not isinstance(config, dict) or not config:
         return {prefix: config}
-    flat: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+        values |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return values

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.hooks import RemovableHandle
 
 from ida_lightning.callbacks import CheckpointCallback, ExportCallback, StepTimer
 from ida_lightning.cli import IDACLI, one_line
@@ -29,6 +30,27 @@ from ida_lightning.studies.compare.scores import evaluate
 
 # Written while a cell runs and not the figures of an earlier run, which stay until there are newer ones.
 _KEPT = ("cell.json", "log.txt")
+
+
+class PassCounter(L.Callback):
+    """Counts the images that a module was trained on, each as often as it passed through with a gradient."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+        self._handle: RemovableHandle | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count from here on."""
+        self._handle = pl_module.register_forward_pre_hook(self._count)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count no more."""
+        if self._handle is not None:
+            self._handle.remove()
+
+    def _count(self, module: torch.nn.Module, args: Any) -> None:
+        if module.training and torch.is_grad_enabled():
+            self.passes += len(args[0])
 
 
 def attempt(cell: Cell) -> str | None:
@@ -76,11 +98,11 @@ def run_cell(cell: Cell) -> None:
     # In case that no DistillationModule says what it has loaded.
     teacher_file = digest_of_file(cell.teacher) if cell.teacher else None
     initial_weights = fingerprint(module.network)
-    timer = StepTimer()
+    timer, counter = StepTimer(), PassCounter()
     checkpoint = CheckpointCallback(cell.folder / "weights", f"{module.owner}/val_acc", save_weights_only=True)
     # Weights are kept in the cell's folder and nowhere else.
     others = [c for c in trainer.callbacks if not isinstance(c, (ModelCheckpoint, ExportCallback))]
-    trainer.callbacks = [*others, timer, checkpoint]
+    trainer.callbacks = [*others, timer, counter, checkpoint]
     cli.run()
     seconds = perf_counter() - start
     if trainer.interrupted:
@@ -102,6 +124,7 @@ def run_cell(cell: Cell) -> None:
         "best": best,
         "logged": {key: value for key, value in logged.items() if math.isfinite(value)},
         "steps": steps,
+        "student_passes": counter.passes,
         "seconds_per_step": None if per_batch is None else per_batch * trainer.accumulate_grad_batches,
         "seconds": seconds,
         "device": device,

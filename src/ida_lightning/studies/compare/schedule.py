@@ -16,7 +16,7 @@ from typing import Any
 from ida_lightning.cli import IDACLI
 from ida_lightning.errors import InputError
 from ida_lightning.lightning_internals import Terminated
-from ida_lightning.studies.compare.cells import Cell
+from ida_lightning.studies.compare.cells import TUNING, Cell
 from ida_lightning.studies.compare.run import attempt
 from ida_lightning.studies.compare.settings import Settings
 from ida_lightning.studies.compare.sharing import Sharing
@@ -76,8 +76,9 @@ def run_cells(cells: Sequence[Cell], settings: Settings) -> dict[str, str]:
             error = error or f"it left no usable {cell.folder / 'cell.json'}"
             failed[cell.name], text = error, f"failed: {error}"
         else:
-            best, last = (result[weights]["test_acc"] for weights in ("best", "last"))
-            text = f"test accuracy {best:.1%} (best epoch), {last:.1%} (last), {result['seconds']:.0f} s"
+            split, name = ("val", "validation") if cell.method == TUNING else ("test", "test")
+            best, last = (result[weights][f"{split}_acc"] for weights in ("best", "last"))
+            text = f"{name} accuracy {best:.1%} (best epoch), {last:.1%} (last), {result['seconds']:.0f} s"
         left = (len(waiting) - done) * (perf_counter() - start) / done
         print_line(f"[{finished + done}/{total}] {cell.name}: {text}" + (f"; {duration(left)} left" if left else ""))
     return failed

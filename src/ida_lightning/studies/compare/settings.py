@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
@@ -36,6 +37,12 @@ class Settings(NamedTuple):
             results are the same without.
         keep_answers: leave these answers beside the figures; by default the space is freed when all have run.
         curves: name of a quantity -> the methods that are drawn against it, and their numbers.
+        tune: key of the fit config -> the values that are tried, for every method. A method's own ``tune`` adds keys,
+            replaces values, and leaves a key out by null; ``<callback>.<argument>`` is an argument of the callback of
+            that class or name.
+        tune_seeds: of the runs that choose between the settings; others than ``seeds``.
+        budget: how many settings are drawn out of each method's grid; by default every method tries its whole grid.
+        budget_seed: of these draws.
     """
 
     fit: Path_fr
@@ -53,6 +60,19 @@ class Settings(NamedTuple):
     share_teacher: bool = True
     keep_answers: bool = False
     curves: dict[str, dict[str, float]] = {}  # noqa: RUF012
+    tune: dict = {}  # type: ignore[type-arg]  # noqa: RUF012
+    tune_seeds: list[NonNegativeInt] = []  # noqa: RUF012
+    budget: PositiveInt | None = None
+    budget_seed: NonNegativeInt = 0
+
+    def part(self, method: str) -> dict[str, Any]:
+        """Return what a method merges on top of ``fit`` and ``common``."""
+        return {key: value for key, value in (self.methods[method] or {}).items() if key != "tune"}
+
+    def axes(self, method: str) -> dict[str, list[Any]]:
+        """Return the keys that are tuned for a method, and the values of each."""
+        axes = self.tune | ((self.methods[method] or {}).get("tune") or {})
+        return {key: values for key, values in axes.items() if values is not None}
 
 
 def read_arguments(args: Sequence[str]) -> tuple[Settings, bool]:
@@ -106,12 +126,41 @@ def read_settings(paths: Sequence[str], instead: Mapping[str, Any] | None = None
     one_of("reference", settings.reference, settings.methods)
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise InputError(f"seeds: expected different numbers, got {settings.seeds}")
-    for seed in settings.seeds:
-        whole_number("seeds", seed, 0, 2**32 - 1)
+    for key, seeds in (("seeds", settings.seeds), ("tune_seeds", settings.tune_seeds)):
+        for seed in seeds:
+            whole_number(key, seed, 0, 2**32 - 1)
+    _check_tuning(settings)
     for name, numbers in settings.curves.items():
         for method in numbers or [None]:
             one_of(f"curves.{name}", method, settings.methods)
     return settings
+
+
+def _check_tuning(settings: Settings) -> None:
+    blocks = {f"methods.{name}.tune": (part or {}).get("tune") for name, part in settings.methods.items()}
+    for where, block in {"tune": settings.tune, **blocks}.items():
+        if not isinstance(block, (dict, NoneType)):
+            raise InputError(f"{where}: expected keys of the fit config with a list of values each, got {block!r}")
+        for key, values in (block or {}).items():
+            left_out = values is None and where != "tune"
+            if not left_out and not (isinstance(values, list) and values and _all_differ(values)):
+                raise InputError(f"{where}: expected a list of different values for {key}, got {values!r}")
+    tuned = any(settings.axes(name) for name in settings.methods)
+    if tuned and not settings.tune_seeds:
+        raise InputError("tune_seeds: expected seeds of the runs that choose between the settings of tune, got none")
+    for key in ("tune_seeds", "budget") if not tuned else ():
+        if getattr(settings, key):
+            raise InputError(f"{key}: expected tune with it, which names what is tried, got none")
+    if not _all_differ(settings.tune_seeds):
+        raise InputError(f"tune_seeds: expected different numbers, got {settings.tune_seeds}")
+    if both := sorted({*settings.seeds} & {*settings.tune_seeds}):
+        raise InputError(
+            f"tune_seeds: expected none of seeds, got {both[0]} in both: what chooses a setting cannot report on it"
+        )
+
+
+def _all_differ(values: list[Any]) -> bool:
+    return all(value not in values[:number] for number, value in enumerate(values))
 
 
 def _read(path: str) -> dict[str, Any]:

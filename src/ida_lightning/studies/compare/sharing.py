@@ -79,7 +79,7 @@ class Sharing:
 def _epochs(cell: Cell) -> float:
     trainer = cell.config["trainer"]
     epochs = trainer.get("max_epochs")
-    return float("inf") if epochs is None or epochs < 0 else float(epochs)
+    return float("inf") if epochs is None or epochs < 0 else epochs * float(cell.config.get("epoch_factor", 1.0))
 
 
 def _what_is_asked(cell: Cell) -> str | None:
