@@ -83,6 +83,14 @@ def test_answers_are_kept_when_asked_and_used_again(files, capsys):
     assert [row["answers"] for row in rows_of("results")] == ["stored", "stored"]
 
 
+def test_answers_that_a_killed_comparison_left_are_freed(files):
+    left = Path("out/teacher_outputs/0123456789abcdef")
+    left.mkdir(parents=True)
+    (left / ".lock-rank_0").touch()
+    main(files(methods={"student": METHODS["student"]}, reference="student", seeds=[0]))
+    assert not left.parent.exists()
+
+
 def made(method, seed=0, epochs=2, **init_args):
     model = {"init_args": {"teacher": "t", "teacher_outputs": None, **init_args}}
     config = {"model": model, "trainer": {"max_epochs": epochs}, "data": {"seed": seed}}

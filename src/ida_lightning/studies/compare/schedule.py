@@ -81,6 +81,7 @@ def run_cells(cells: Sequence[Cell], settings: Settings) -> dict[str, str]:
             text = f"{name} accuracy {best:.1%} (best epoch), {last:.1%} (last), {result['seconds']:.0f} s"
         left = (len(waiting) - done) * (perf_counter() - start) / done
         print_line(f"[{finished + done}/{total}] {cell.name}: {text}" + (f"; {duration(left)} left" if left else ""))
+    sharing.finish()
     return failed
 
 

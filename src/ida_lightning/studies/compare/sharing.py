@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +71,11 @@ class Sharing:
         self._left[cell.answers] -= 1
         if not self._left[cell.answers] and not self.keep:
             shutil.rmtree(cell.answers, ignore_errors=True)
-            with suppress(OSError):
-                self.folder.rmdir()
+
+    def finish(self) -> None:
+        """Free what is left when all have run; a comparison that was killed may have left something, too."""
+        if not self.keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _epochs(cell: Cell) -> float:
