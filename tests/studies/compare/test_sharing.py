@@ -83,6 +83,15 @@ def test_answers_are_kept_when_asked_and_used_again(files, capsys):
     assert [row["answers"] for row in rows_of("results")] == ["stored", "stored"]
 
 
+def test_a_folder_of_ones_own_has_one_for_each_seed(files):
+    cycle = {"model": {"init_args": {"teacher_outputs": {"folder": "answers", "cycle": 1}}}}
+    main(files(methods={"kd_aug": {}, "cycle": cycle}))
+    results = results_in("out")
+    assert {results["cycle", seed]["answers"] for seed in (0, 1)} == {"recorded"}
+    assert [results["cycle", seed]["live_batches"] for seed in (0, 1)] == [4, 4]
+    assert {path.name for path in Path("answers").iterdir()} == {"seed_0", "seed_1"}
+
+
 def test_answers_that_a_killed_comparison_left_are_freed(files):
     left = Path("out/teacher_outputs/0123456789abcdef")
     left.mkdir(parents=True)

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import traceback
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -173,7 +174,11 @@ def _watched(cell: Cell) -> dict[str, Any]:
         folder = {"save_dir": str(cell.folder), "name": "", "version": "logs"}
         trainer["logger"] = {**logger, "init_args": {**logger["init_args"], **folder}}
     config = {**cell.config, "trainer": trainer}
+    model, outputs = config["model"], config["model"]["init_args"].get("teacher_outputs")
     if cell.answers is not None:
-        model = config["model"]
-        config["model"] = {**model, "init_args": {**model["init_args"], "teacher_outputs": {"folder": cell.answers}}}
+        outputs = {"folder": cell.answers}
+    elif outputs is not None:  # every seed has other pictures
+        outputs = {**outputs, "folder": str(Path(outputs["folder"], f"seed_{cell.seed}"))}
+    if outputs is not None:
+        config["model"] = {**model, "init_args": {**model["init_args"], "teacher_outputs": outputs}}
     return config
