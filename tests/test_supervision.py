@@ -72,5 +72,5 @@ def test_what_a_teacher_cannot_have_said_is_refused(options, complaint):
 
 
 def test_a_pool_needs_mixes():
-    with pytest.raises(InputError, match="mixes: expected one or more, got none"):
+    with pytest.raises(InputError, match="mixes: expected a list of one or more MixedBatch, got list"):
         stack_pool(as_mixed_batch((torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 1]))), [])

@@ -52,7 +52,7 @@ class Encoding:
     Example:
         >>> logits, mix = torch.tensor([[4.0, 1.0, 0.0, 0.0]]), LabelMix.unmixed(torch.tensor([1]))
         >>> encoding = Encoding(top_k=2)
-        >>> answers = encoding.decode(encoding.encode(logits, mix), rows=1, classes=4)
+        >>> answers = encoding.decode(encoding.encode(logits, mix), rows=1, classes=4, mix=mix)
         >>> answers.logits, answers.kept_from
         (tensor([[4., 1., 0., 0.]]), tensor([4.]))
     """
