@@ -196,7 +196,7 @@ def _sharing(results: Sequence[Result]) -> dict[str, Any] | None:
     return {
         "saved": saved,
         "asked": saved + sum(result.get("live_batches", 0) for result in results),
-        "times": [f"{median(values):.1f} ms {name} ({len(values)} runs)" for name, values in times.items() if values],
+        "times": [f"{median(values):.1f} ms {name} (runs: {len(values)})" for name, values in times.items() if values],
         "live": [f"{r['method']}, seed {r['seed']}" for r in results if r.get("answers") == "live"],
     }
 
