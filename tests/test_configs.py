@@ -140,6 +140,22 @@ def test_shipped_comparisons_run_every_method(name, tmp_path, monkeypatch):
     assert float(rows["kd_i_softened"]["violation_rate_corrected"]) == 0
 
 
+def test_the_comparison_of_a_cycle_runs(tmp_path, monkeypatch):
+    common = shortened_comparison("evidence", tmp_path, monkeypatch)
+    shipped = yaml.safe_load((CONFIGS / "evidence" / "compare_cycle.yaml").read_text())
+    for key in ("fit", "teacher"):
+        shipped[key] = str(CONFIGS.parent / shipped[key])
+    shipped["common"]["data"]["init_args"].pop("val_images")  # the made data has fewer
+    common["trainer"]["check_val_every_n_epoch"] = 1
+    Path("shipped.yaml").write_text(yaml.safe_dump(shipped))
+    Path("short.yaml").write_text(yaml.safe_dump({"seeds": [0], "common": common, "output": "out"}))
+    main(["compare", "--config", "shipped.yaml", "--config", "short.yaml"])
+    with Path("out/results.csv").open() as file:
+        answers = {row["method"]: row["answers"] for row in csv.DictReader(file)}
+    assert answers == {"kd": "live", "cycle_4": "recorded"}
+    assert list(Path("outputs/evidence/answers/seed_0").glob("epoch_*.npy"))
+
+
 def shortened_comparison(data, tmp_path, monkeypatch, teacher="teacher"):
     """Train a teacher; what makes a shipped comparison on the data one for a test, its key common."""
     changes = smaller(data, tmp_path, monkeypatch)

@@ -317,3 +317,10 @@ def test_arguments_that_are_wrong_are_one_line(capsys):
             main(["compare", *arguments])
         assert stop.value.code == 2
         assert complaint in capsys.readouterr().err
+
+
+def test_a_fit_that_never_validates_is_named(files, capsys):
+    methods = {"student": {**STUDENT, "trainer": {"callbacks": [], "check_val_every_n_epoch": 5}}}
+    with pytest.raises(SystemExit):
+        main(files(methods=methods, reference="student", seeds=[0]))
+    assert "failed: trainer: expected a validation while fitting" in capsys.readouterr().out

@@ -114,6 +114,11 @@ def run_cell(cell: Cell) -> None:
     # Averaging callbacks would exchange the weights before every evaluation, and loggers take these for epochs.
     trainer.loggers = []
     last = evaluate(trainer, module, data)
+    if not checkpoint.best_model_path:
+        raise InputError(
+            "trainer: expected a validation while fitting, which chooses the best epoch, got none; look at max_epochs, "
+            "check_val_every_n_epoch and limit_val_batches"
+        )
     saved = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
     best = {"epoch": saved["epoch"], **evaluate(trainer, module, data)}
