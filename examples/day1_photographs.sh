@@ -15,12 +15,12 @@ teacher=${TEACHER:-resnet18}
 weights=${TEACHER_WEIGHTS:-outputs/day1/teacher.safetensors}
 
 if [ ! -f "$weights" ]; then
-  $ida fit --config "$here/day1_teacher.yaml" --data.root="$photos" --model.model="$teacher" "$@"
+  "$ida" fit --config "$here/day1_teacher.yaml" --data.root="$photos" --model.model="$teacher" "$@"
 fi
 student=(--config "$here/day1_student.yaml" --data.root="$photos"
   --model.teacher="$teacher" --model.teacher_checkpoint="$weights")
-$ida audit "${student[@]}" --batches="${AUDIT_BATCHES:-10}" --out=outputs/day1/audit
-$ida fit "${student[@]}" "$@"
-$ida test "${student[@]}" --ckpt_path=outputs/day1/student/best.ckpt
-$ida predict --weights=outputs/day1/student.safetensors --images="$new" --out=outputs/day1/predictions.csv --top_k=3
+"$ida" audit "${student[@]}" --batches="${AUDIT_BATCHES:-10}" --out=outputs/day1/audit
+"$ida" fit "${student[@]}" "$@"
+"$ida" test "${student[@]}" --ckpt_path=outputs/day1/student/best.ckpt
+"$ida" predict --weights=outputs/day1/student.safetensors --images="$new" --out=outputs/day1/predictions.csv --top_k=3
 head -4 outputs/day1/predictions.csv

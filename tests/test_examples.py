@@ -39,7 +39,7 @@ def test_a_day_with_photographs(tmp_path):
     tiny = ["--data.image_size=32", "--data.num_workers=0", "--data.batch_size=8", *TINY]
     out = run(
         *("bash", str(EXAMPLES / "day1_photographs.sh"), str(tmp_path / "photos"), str(new), *tiny),
-        IDA=f"{sys.executable} -m ida_lightning",
+        IDA=str(Path(sys.executable).with_name("ida-lightning")),
         TEACHER="test_resnet",
         AUDIT_BATCHES="1",
     )
