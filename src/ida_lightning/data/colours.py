@@ -33,13 +33,15 @@ def in_srgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     if not profile:
         if image.mode == "CMYK":
-            say_once("CMYK", f"data: {_name_of(image)} is CMYK without a colour profile; its colours are approximate")
+            say_once("CMYK", f"data: {image_name(image)} is CMYK without a colour profile; its colours are approximate")
         return image
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     transform = _to_srgb(bytes(profile), image.mode)
     if isinstance(transform, str):
-        say_once("profile", f"data: {_name_of(image)}: its colour profile cannot be used and is left out ({transform})")
+        say_once(
+            "profile", f"data: {image_name(image)}: its colour profile cannot be used and is left out ({transform})"
+        )
     seen = ImageCms.applyTransform(image, transform) if isinstance(transform, ImageCms.ImageCmsTransform) else image
     if seen is None or seen is image:
         seen = image.copy()
@@ -64,5 +66,6 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | str | No
         return " ".join(str(error).split()) or type(error).__name__
 
 
-def _name_of(image: Image.Image) -> str:
+def image_name(image: Image.Image) -> str:
+    """Return the file that an image was opened from, for messages."""
     return str(getattr(image, "filename", "") or "an image")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ida_lightning.data.colours import in_srgb, say_once
+from ida_lightning.data.colours import image_name, in_srgb, say_once
 from ida_lightning.errors import InputError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -106,7 +106,7 @@ def _first_shown(image: Image.Image) -> Image.Image:
     """Return the picture that a viewer shows first: of an animated PNG not always the first in the file."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # that is a photograph with what a camera keeps beside it
-        name = getattr(image, "filename", "") or "an image"
+        name = image_name(image)
         say_once("frames", f"data: {name} holds {frames} pictures; of such files the first is taken")
         image.seek(1 if getattr(image, "default_image", False) else 0)
         image.load()

@@ -149,7 +149,7 @@ def _check_tuning(settings: Settings) -> None:
     if tuned and not settings.tune_seeds:
         raise InputError("tune_seeds: expected seeds of the runs that choose between the settings of tune, got none")
     for key in ("tune_seeds", "budget") if not tuned else ():
-        if getattr(settings, key):
+        if settings._asdict()[key]:
             raise InputError(f"{key}: expected tune with it, which names what is tried, got none")
     if not _all_differ(settings.tune_seeds):
         raise InputError(f"tune_seeds: expected different numbers, got {settings.tune_seeds}")
