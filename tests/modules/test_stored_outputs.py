@@ -214,6 +214,18 @@ def test_a_cycle_shows_the_same_pictures_again(tmp_path):
     assert len(list((tmp_path / "a").glob("epoch*"))) == 2
 
 
+def test_a_cycle_ends_with_its_fit(tmp_path):
+    def shown(**options):
+        fit = Fit(tmp_path, data=data, max_epochs=2, **options)
+        return fit.weights["6.weight"]
+
+    data = BlobsDataModule(16, Mixing("cutmix"), seed=3)
+    before = shown()
+    during = shown(outputs=TeacherOutputs(tmp_path / "a", cycle=1))
+    assert not torch.equal(before, during)
+    assert torch.equal(shown(), before), "the data module shows new pictures in every epoch again"
+
+
 @pytest.mark.parametrize("options", [{"precision": "half"}, {"top_k": 3}, {"top_k": 3, "precision": "half"}])
 def test_small_answers_teach_recorder_and_students_the_same(tmp_path, options):
     outputs = TeacherOutputs(tmp_path / "a", **options)

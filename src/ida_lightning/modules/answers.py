@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
-from ida_lightning.data_facts import facts_of
+from ida_lightning.data_facts import facts_from, facts_of
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing, writable_folder
 from ida_lightning.lightning_internals import attached_datamodule, epoch_in_progress, searches_learning_rate
@@ -211,9 +211,12 @@ class TeacherAnswers(L.Callback):
         self.close()
 
     def close(self) -> None:
-        """Close the store."""
+        """Close the store, and let the data module's pictures come once again: the next fit may store nothing."""
         if self.store is not None:
             self.store.close()
+        data = None if self._run is None else attached_datamodule(self._run)
+        if facts_from(data).pictures is not None:
+            data.cycle = None  # type: ignore[union-attr]
 
     def _epoch(self, trainer: L.Trainer) -> int:
         epoch, cycle = epoch_in_progress(trainer), self.options and self.options.cycle
