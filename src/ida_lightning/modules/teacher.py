@@ -79,8 +79,7 @@ class FrozenTeacher:
         """
         if isinstance(self.source, str) and self.checkpoint is None:
             self._check_pretrained(self.source)
-        with torch.random.fork_rng(devices=[]):  # the student draws the same whether the teacher is built or not
-            network = built_for("teacher", self.source, self.num_classes, self.input_shape[0], self.args)
+        network = built_for("teacher", self.source, self.num_classes, self.input_shape[0], self.args)
         trained_on = pretrained_input(network) if self.args.get("pretrained") else None
         if trained_on is not None and self.checkpoint is None and has_new_head(network, self.num_classes):
             raise InputError(
