@@ -1,0 +1,28 @@
+"""The arguments of the modules in groups: teacher, student, loss, optimisation."""
+
+from ida_lightning.modules.options.loss import Loss
+from ida_lightning.modules.options.networks import Student, built_for, check_args, check_network
+from ida_lightning.modules.options.optimisation import (
+    LRSchedulerCallable,
+    Optimisation,
+    OptimizerCallable,
+    default_optimizer,
+    picklable,
+)
+from ida_lightning.modules.options.teacher import Precision, Teacher, TeacherOutputs
+
+__all__ = [
+    "LRSchedulerCallable",
+    "Loss",
+    "Optimisation",
+    "OptimizerCallable",
+    "Precision",
+    "Student",
+    "Teacher",
+    "TeacherOutputs",
+    "built_for",
+    "check_args",
+    "check_network",
+    "default_optimizer",
+    "picklable",
+]
