@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tools import evidence_map
 
 from ida_lightning.studies.compare.cells import resolve_methods
 from ida_lightning.studies.compare.settings import read_settings
 from tests.helpers.command_line import CONFIGS
-from tools import evidence_map
 
 
 @pytest.fixture
