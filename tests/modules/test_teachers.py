@@ -16,6 +16,7 @@ from ida_lightning.__main__ import main
 from ida_lightning.methods import DataSelectionCallback, Influence, IsotonicSoftLabelCallback, SupervisionMethod
 from ida_lightning.models import ImageInput, build_model, fingerprint
 from ida_lightning.modules import DistillationModule, Teacher, TeacherBlend, TeacherOutputs
+from ida_lightning.studies.teach import teach
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
 from tests.helpers.trainers import trainer
@@ -150,6 +151,19 @@ def test_answers_are_stored_teacher_by_teacher(tmp_path):
     assert replayed.answers.of_members.keys() == {"TinyNet", "WithLogits"}
     _, taught = fit(tmp_path, networks(), teacher_outputs=TeacherOutputs(str(tmp_path / "k"), top_k=3))
     assert all(supervision.kept_from.isposinf().all() for supervision in taught), "no repair is known to be exact"
+
+
+def test_teachers_are_recorded_one_after_the_other(tmp_path):
+    """Where two do not fit into memory, each is asked by itself; the student replays both."""
+    outputs = TeacherOutputs(str(tmp_path / "a"))
+    for teacher in networks():
+        module = DistillationModule([teacher], TinyNet(), 4, 1, 8, teacher_outputs=outputs, teacher_view="plain")
+        teach(trainer(tmp_path), module, data(), epochs=1)
+    replays = TeacherOutputs(str(tmp_path / "a"), "replay")
+    replayed, _ = fit(tmp_path, networks(), teacher_outputs=replays, teacher_view="plain")
+    live, _ = fit(tmp_path, networks(), teacher_view="plain")
+    assert same(replayed, live)
+    assert replayed.answers.live == 0
 
 
 @pytest.mark.parametrize("pool", [0, 1])

@@ -32,21 +32,25 @@ def outputs_in(weights: Weights | None, network: str | nn.Module) -> int | None:
     return None if head is None else len(head)
 
 
-def known_outputs(network: str | nn.Module, outputs: int) -> list[str] | None:
-    """Return what the outputs of a network stand for, where that is known without its file: those of ImageNet-1k.
+def known_outputs(name: str | nn.Module, network: nn.Module, outputs: int) -> list[str] | None:
+    """Return what the outputs of a network stand for, where its weights do not say: by its hub, or of ImageNet-1k.
 
     Args:
-        network: its name; nothing is known of a module.
+        name: of the network; nothing is known of a module.
+        network: that was built.
         outputs: how many it has.
 
     Returns:
         For timm ``"n01440764: tench, Tinca tinca"``; torchvision has words alone.
     """
-    if not isinstance(network, str) or outputs != _IMAGENET:
+    said = (vars(network).get("pretrained_cfg") or {}).get("label_names")
+    if said is not None and len(said) == outputs:
+        return list(map(str, said))
+    if not isinstance(name, str) or outputs != _IMAGENET:
         return None
-    prefix = next((prefix for prefix in TORCHVISION_PREFIXES if network.startswith(prefix)), None)
+    prefix = next((prefix for prefix in TORCHVISION_PREFIXES if name.startswith(prefix)), None)
     if prefix is not None:
-        weights = torchvision_models.get_model_weights(network.removeprefix(prefix))["DEFAULT"]
+        weights = torchvision_models.get_model_weights(name.removeprefix(prefix))["DEFAULT"]
         return list(weights.meta["categories"])
     info = ImageNetInfo()
     return [f"{info.index_to_label_name(i)}: {info.index_to_description(i)}" for i in range(outputs)]

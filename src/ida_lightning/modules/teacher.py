@@ -118,7 +118,7 @@ class FrozenTeacher:
         self._choice = None
         width = self._check_output()
         if self.classes is not None:
-            names = (weights and weights.class_names) or known_outputs(self.source, width)
+            names = (weights and weights.class_names) or known_outputs(self.source, network, width)
             choice = chosen_outputs(self.classes, width, names, class_names, self.num_classes)
             self._choice = torch.tensor(choice, device=next((p.device for p in network.parameters()), None))
         if self.compile_args is not None:
