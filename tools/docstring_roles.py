@@ -1,7 +1,7 @@
 """Makes links of the roles in docstrings when the site is built: the extension that ``mkdocs.yml`` names.
 
-Docstrings name other objects as Sphinx does, ``:func:`isotonic_soft_labels```. In the site what is public becomes a link
-to its entry, everything else plain code.
+Docstrings name other objects as Sphinx does, by roles. In the site what is public becomes a link to its entry,
+everything else plain code.
 """
 
 from __future__ import annotations
