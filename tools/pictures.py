@@ -31,6 +31,7 @@ from ida_lightning import (
     isotonic_soft_labels,
     isotonic_with_margin,
     mix_batch,
+    moved_mass,
     prediction_entropy,
     revise_soft_labels,
 )
@@ -70,16 +71,21 @@ def mixed(data: Digits, kind: Mixing, rows: int = 64, seed: int = 0) -> MixedBat
 
 
 def _example(data: Digits) -> tuple[Tensor, LabelMix, Tensor]:
-    """Return a CutMix image whose soft label breaks the order in both ways, its mix and the teacher's logits."""
-    batch = mixed(data, Mixing("cutmix", alpha=2.0))
+    """Return a CutMix image whose soft label breaks the order in both ways, its mix and the teacher's logits.
+
+    Of such images it is the one whose correction moves most.
+    """
+    batch = mixed(data, Mixing("cutmix", alpha=2.0), rows=256)
     logits = data.teacher(batch.inputs)
     order = batch.label_mix.order()
     heavy, light = ((logits.gather(1, order.labels[:, n : n + 1]))[:, 0] for n in (0, 1))
     rest = logits.scatter(1, order.labels, -torch.inf).amax(1)
     several = order.present.sum(1) == 2
     clear = order.weights[:, 0] > 0.6
-    row = int(torch.nonzero(several & clear & (light > rest) & (rest > heavy))[0])
-    chosen = torch.tensor([row])
+    soft = (logits / T).softmax(1)
+    moved = moved_mass(soft, isotonic_soft_labels(soft, batch.label_mix))
+    both_ways = several & clear & (light > rest) & (rest > heavy)
+    chosen = torch.where(both_ways, moved, 0).argmax()[None]
     return batch.inputs[chosen], batch.label_mix.select(chosen), logits[chosen]
 
 
