@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml  # type: ignore[import-untyped]
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
@@ -30,8 +31,10 @@ from ida_lightning.errors import InputError
 from ida_lightning.files import clear_unfinished, replacing
 from ida_lightning.lightning_internals import BuildThenRun, write_whole_tables
 from ida_lightning.models.reading import values_allowed
+from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.short_names import spell_out
 from ida_lightning.run_checks import kept_outputs, require_weights
+from ida_lightning.trackers import describe_run
 
 # What schedulers count, in epochs or in steps; a run of twice the epochs has twice the steps.
 _IN_EPOCHS = {
@@ -49,6 +52,12 @@ class _ConfigCallback(SaveConfigCallback):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Tell the module the config of its run, for what it says in files, and save it."""
+        if isinstance(pl_module, ClassifierBase):
+            pl_module.run_config = self.parser.dump(self.config, skip_none=False)
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write ``config.yaml``, and see to it that tables are whole; called on one process."""
         logger = trainer.logger
@@ -63,6 +72,8 @@ class _ConfigCallback(SaveConfigCallback):
         with replacing(folder / self.config_filename) as unfinished:
             unfinished.write_text(text)
         logger.log_hyperparams({"config": text})
+        owner = pl_module.owner if isinstance(pl_module, ClassifierBase) else "model"
+        describe_run(trainer.loggers, yaml.safe_load(text), (owner, "teacher"))
 
 
 def _run_folder(logger: Logger) -> Path:
