@@ -50,6 +50,10 @@ _SHORT = {
     "teacher_args": ("further arguments of its network, such as {stem: small}", None),
     "teacher_precision": ("of the teacher's forward pass; that of the Trainer if not given", None),
     "allow_other_teacher": ("resume although the teacher's weights are not those the run was started with", False),
+    "distillation": (
+        "the distillation loss: KL, DKD, DIST, NKD, MLKD, CorrelationDistance, LogitStandardisation",
+        None,
+    ),
     "teacher_outputs": ("where its answers are stored and replayed from, such as {folder: answers}", None),
     "student_args": ("further arguments of the student's network", None),
 }
