@@ -56,13 +56,14 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         num_classes: classes of the data set. The command line fills this and the next two in.
         in_channels: channels of the images.
         image_size: pixels of the images; with them the teacher is tried before training starts.
-        loss: temperature and weights.
+        loss: temperature, weights and which distillation loss.
         optimizer: from parameters to optimiser.
         optimisation: schedule, learning rate and compilation, which is of student, teacher and loss.
         fields: single fields of ``teacher`` (``teacher_checkpoint``, ``teacher_args``, ``teacher_view`` and the others,
             and ``allow_other_teacher``), ``student`` (``student_args``), ``loss`` (``temperature``, ``soft_weight``,
-            ``hard_weight``, ``nonfinite``, ``hard_temperature``) and ``optimisation`` (``lr_scheduler``,
-            ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``, ``lr_monitor``) by short names.
+            ``hard_weight``, ``nonfinite``, ``hard_temperature``, ``distillation``) and ``optimisation``
+            (``lr_scheduler``, ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``, ``lr_monitor``)
+            by short names.
 
     Raises:
         InputError: for values out of range, a field with different values by its short name and in its group, networks
@@ -127,6 +128,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         self.soft_weight = loss.soft_weight
         self.hard_weight = loss.hard_weight
         self.hard_temperature = loss.hard_temperature
+        self.distillation = loss.distillation
         self.finite_rows: FiniteRows = FiniteRows(loss.nonfinite)
         self.allow_other_teacher = teacher.allow_other
         compile_args = optimisation.compile_args
