@@ -17,7 +17,7 @@ from ida_lightning.files import replacing
 from ida_lightning.isotonic import isotonic_vjp
 from ida_lightning.label_mix import LabelOrder
 from ida_lightning.metrics import prediction_entropy
-from ida_lightning.mixing import MixedBatch, MixPlan, draw_cutmix
+from ida_lightning.mixing import MixedBatch, MixPlan, PlainImages, draw_cutmix
 from ida_lightning.models import build_model, eval_mode, fingerprint, load_weights, pretrained_input, put_weights
 from ida_lightning.models.weights import Weights
 from ida_lightning.plots import plot_corrections
@@ -26,9 +26,18 @@ from ida_lightning.truth import project_onto_simplex
 
 BATCH, CLASSES = 3, 5
 ROOMS = ("adapters", "errors", "isotonic", "label_mix", "losses", "metrics", "mixing", "picking", "revision_selection")
-ROOMS += ("supervision", "truth")
+ROOMS += ("supervision", "truth", "blending")
 # Plain tuples of tensors that collating and transfer build; whoever takes them checks them. And the error itself.
-UNCHECKED = {LabelMix, LabelOrder, MixedBatch, MixPlan, Supervision, ida_lightning.OrderStatistics, InputError}
+UNCHECKED = {
+    LabelMix,
+    LabelOrder,
+    MixedBatch,
+    MixPlan,
+    PlainImages,
+    Supervision,
+    ida_lightning.OrderStatistics,
+    InputError,
+}
 
 nan, inf = float("nan"), float("inf")
 WORDS: list[Any] = ["text", b"bytes", object(), {}, [], [[0.5]], 1j, {"a"}, print]
@@ -62,6 +71,7 @@ ONES = torch.ones(BATCH)
 SUPERVISION = Supervision(IMAGES, MIX, torch.arange(BATCH), LOGITS, PROBS, ONES, ONES, 2.0, torch.arange(BATCH) > 0)
 
 CLEAN = MixedBatch(IMAGES, LabelMix.unmixed(LABELS), torch.arange(BATCH), torch.arange(BATCH)[:, None])
+PLAIN = PlainImages(CLEAN, torch.arange(BATCH)[:, None], torch.ones(BATCH, 1))
 
 # Tensors of the wrong kind for an argument that must be floating point (batch, classes).
 NOT_MATRICES: list[Any] = [
@@ -260,6 +270,49 @@ ENTRIES = [
             "values": NOT_MATRICES,
             "corrected": [*NOT_MATRICES, *NOT_BESIDE],
             "label_mix": NOT_MIXES,
+        },
+    ),
+    Entry(
+        ida_lightning.blend_answers,
+        {"logits": [LOGITS, LOGITS], "weights": [2.0, 1.0], "temperature": 2.0, "average": "logits"},
+        {
+            "logits": [None, LOGITS, [], "text", *([wrong, LOGITS] for wrong in NOT_MATRICES)],
+            "weights": [*WORDS[:-2], [1.0], [1.0, -1.0], [0.0, 0.0], [1.0, nan], torch.ones(2, 2), torch.ones(3)],
+            "temperature": TEMPERATURE,
+            "average": NOT_CHOICES,
+        },
+    ),
+    Entry(
+        ida_lightning.trust_by_order,
+        {"logits": [LOGITS], "label_mix": MIX, "temperature": 2.0},
+        {
+            "logits": [None, LOGITS, [], "text", *([wrong] for wrong in NOT_MATRICES)],
+            "label_mix": SOLVING["label_mix"],
+            "temperature": TEMPERATURE,
+        },
+    ),
+    Entry(
+        ida_lightning.in_order,
+        {"logits": LOGITS, "label_mix": MIX, "temperature": 2.0},
+        {"logits": NOT_MATRICES, "label_mix": SOLVING["label_mix"], "temperature": TEMPERATURE},
+    ),
+    Entry(
+        ida_lightning.blend_plain,
+        {"logits": LOGITS, "plain": PLAIN, "temperature": 2.0, "average": "logits"},
+        {
+            "logits": [*NOT_MATRICES, LOGITS[:2]],
+            "plain": [*NOT_TENSORS, tuple(PLAIN), CLEAN],
+            "temperature": TEMPERATURE,
+            "average": NOT_CHOICES,
+        },
+    ),
+    Entry(
+        ida_lightning.with_plain,
+        {"batch": CLEAN, "clean": CLEAN, "plans": [PLAN]},
+        {
+            "batch": [*NOT_TENSORS, CLEAN._replace(inputs=IMAGES[:2])],
+            "clean": [*NOT_TENSORS, (IMAGES, LABELS)],
+            "plans": [None, PLAN, [None], "text"],
         },
     ),
     Entry(
@@ -529,7 +582,7 @@ ENTRIES = [
         {"model": "test_resnet", "num_classes": 3, "in_channels": 1, "stem": "small"},
         {
             "model": [*NOT_TENSORS, "", "resnet_that_is_none"],
-            "num_classes": [*NOT_INTS, 0],
+            "num_classes": [*NOT_INTS[1:], 0],
             "in_channels": [*NOT_INTS, 0],
             "stem": NOT_CHOICES,
         },

@@ -8,6 +8,7 @@ Lightning.
 import lazy_loader
 
 from ida_lightning.adapters import as_mixed_batch
+from ida_lightning.blending import blend_answers, blend_plain, in_order, trust_by_order
 from ida_lightning.errors import InputError
 from ida_lightning.isotonic import correct_soft_labels, isotonic_regression_tree, isotonic_soft_labels, isotonic_softmax
 from ida_lightning.label_mix import LabelMix, LabelOrder
@@ -27,6 +28,7 @@ from ida_lightning.mixing import (
     MixedBatch,
     Mixing,
     MixPlan,
+    PlainImages,
     draw_cutmix,
     draw_mixup,
     draw_mosaic,
@@ -34,6 +36,7 @@ from ida_lightning.mixing import (
     mix_images,
     mix_labels,
     stack_pool,
+    with_plain,
 )
 from ida_lightning.picking import label_by_teacher, pick_rows, score_pool, split_pool
 from ida_lightning.revision_selection import (

@@ -1,5 +1,9 @@
 from .adapters import as_mixed_batch as as_mixed_batch
 from .augment import Augmentation as Augmentation
+from .blending import blend_answers as blend_answers
+from .blending import blend_plain as blend_plain
+from .blending import in_order as in_order
+from .blending import trust_by_order as trust_by_order
 from .callbacks import CheckpointCallback as CheckpointCallback
 from .callbacks import EMACallback as EMACallback
 from .callbacks import ExportCallback as ExportCallback
@@ -57,6 +61,7 @@ from .metrics import violated_rows as violated_rows
 from .mixing import MixedBatch as MixedBatch
 from .mixing import Mixing as Mixing
 from .mixing import MixPlan as MixPlan
+from .mixing import PlainImages as PlainImages
 from .mixing import draw_cutmix as draw_cutmix
 from .mixing import draw_mixup as draw_mixup
 from .mixing import draw_mosaic as draw_mosaic
@@ -64,6 +69,7 @@ from .mixing import mix_batch as mix_batch
 from .mixing import mix_images as mix_images
 from .mixing import mix_labels as mix_labels
 from .mixing import stack_pool as stack_pool
+from .mixing import with_plain as with_plain
 from .models import build_model as build_model
 from .models import load_network as load_network
 from .models import load_weights as load_weights
@@ -91,6 +97,9 @@ from .modules import (
 )
 from .modules import (
     Teacher as Teacher,
+)
+from .modules import (
+    TeacherBlend as TeacherBlend,
 )
 from .modules import (
     TeacherOutputs as TeacherOutputs,

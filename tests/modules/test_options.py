@@ -29,8 +29,13 @@ def constant(optimizer):
     return torch.optim.lr_scheduler.ConstantLR(optimizer)
 
 
+SEEN = {"mean": [0.5], "std": [0.25], "size": 32}
 GROUPS = {
-    "teacher": Teacher("test_resnet", "teacher.pt", {"stem": "small"}, "bf16", True, TeacherOutputs("answers")),
+    "teacher": Teacher(
+        *("test_resnet", "teacher.pt", {"stem": "small"}, "bf16", True, TeacherOutputs("answers"), "plain"),
+        image_input=SEEN,
+        classes=[3, 1, 2, 0],
+    ),
     "student": Student("test_vit", {"depth": 1}),
     "loss": Loss(3.0, 0.8, 0.3, "skip", 2.0),
     "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step", "train/loss"),
@@ -41,6 +46,10 @@ SHORT = {
     "teacher_precision": "bf16",
     "allow_other_teacher": True,
     "teacher_outputs": TeacherOutputs("answers"),
+    "teacher_view": "plain",
+    "teacher_blend": None,
+    "teacher_image_input": SEEN,
+    "teacher_classes": [3, 1, 2, 0],
     "student_args": {"depth": 1},
     "temperature": 3.0,
     "soft_weight": 0.8,
@@ -60,7 +69,7 @@ def options_of(module):
     teacher = module.teacher
     return {
         "teacher": (teacher.source, teacher.checkpoint, teacher.args, teacher.precision, module.allow_other_teacher),
-        "outputs": module.answers.options,
+        "outputs": (module.answers.options, module.answers.view, teacher.image_input, teacher.classes),
         "loss": (module.temperature, module.soft_weight, module.hard_weight, module.finite_rows.policy),
         "hard_temperature": module.hard_temperature,
         "optimisation": module.optimisation,
@@ -134,7 +143,8 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
     assert kept == {
         **{"extra": 7, "num_classes": 4, "in_channels": 1, "image_size": 8, "student": "test_resnet"},
         **{"teacher_checkpoint": None, "teacher_args": None, "teacher_precision": "32", "allow_other_teacher": False},
-        **{"teacher_outputs": None, "hard_temperature": 1.0},
+        **{"teacher_outputs": None, "teacher_view": "mixed", "teacher_blend": None},
+        **{"teacher_image_input": None, "teacher_classes": None},
         **{"student_args": {"stem": "small"}, "temperature": 3.0, "soft_weight": 0.95, "hard_weight": 0.05},
         "hard_temperature": 1.0,
         **{

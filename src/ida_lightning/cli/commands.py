@@ -158,11 +158,15 @@ class IDACLI(BuildThenRun, LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check that the teacher's weight file exists before anything is built."""
         arguments = self.arguments
-        checkpoint = arguments.get("model.init_args.teacher_checkpoint")
+        teacher = arguments.get("model.init_args.teacher")
+        entries = teacher if isinstance(teacher, list) else []
+        checkpoints = [getattr(entry, "checkpoint", None) for entry in entries]
+        checkpoints.append(arguments.get("model.init_args.teacher_checkpoint"))
+        checkpoint = next((path for path in checkpoints if path and not Path(path).is_file()), None)
         outputs = arguments.get("model.init_args.teacher_outputs")
         if outputs is not None and outputs.mode == "replay" and self.subcommand == "fit":
             return  # the teacher's answers are there in its place
-        if self.subcommand not in ("fit", *self.commands) or not checkpoint or Path(checkpoint).is_file():
+        if self.subcommand not in ("fit", *self.commands) or checkpoint is None:
             return
         advice = ""
         for config in arguments.get("config") or []:

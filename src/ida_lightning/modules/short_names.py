@@ -19,7 +19,9 @@ from ida_lightning.modules.options import (
     Precision,
     Student,
     Teacher,
+    TeacherBlend,
     TeacherOutputs,
+    View,
 )
 
 
@@ -42,6 +44,10 @@ class DistillationFields(OptimisationFields, total=False):
     teacher_precision: Precision | None
     allow_other_teacher: bool
     teacher_outputs: TeacherOutputs | None
+    teacher_view: View
+    teacher_blend: TeacherBlend | None
+    teacher_image_input: dict[str, Any] | None
+    teacher_classes: list[int] | list[str] | Literal["by_name"] | None
     student_args: dict[str, Any] | None
     temperature: float
     soft_weight: float
@@ -56,7 +62,7 @@ SHORT_NAMES: Mapping[str, tuple[str, str]] = {
     "teacher_args": ("teacher", "args"),
     "teacher_precision": ("teacher", "precision"),
     "allow_other_teacher": ("teacher", "allow_other"),
-    "teacher_outputs": ("teacher", "outputs"),
+    **{f"teacher_{name}": ("teacher", name) for name in ("outputs", "view", "blend", "image_input", "classes")},
     "student_args": ("student", "args"),
     **{name: ("loss", name) for name in ("temperature", "soft_weight", "hard_weight", "nonfinite", "hard_temperature")},
     **{name: ("optimisation", name) for name in ("lr_scheduler", "lr_reference_batch", "compile_args")},
@@ -170,8 +176,11 @@ def plain_fields(**groups: Teacher | Student | Loss | Optimisation) -> dict[str,
     """
     networks = {name: group.network for name, group in groups.items() if isinstance(group, (Teacher, Student))}
     plain: dict[str, Any] = {name: network for name, network in networks.items() if isinstance(network, str)}
+    several = networks.get("teacher")
+    if isinstance(several, list) and all(isinstance(member.network, str) for member in several):
+        plain["teacher"] = [asdict(member) for member in several]
     for name, (argument, field) in SHORT_NAMES.items():
         if argument in groups and name != "lr_scheduler":
             value = vars(groups[argument])[field]
-            plain[name] = asdict(value) if isinstance(value, TeacherOutputs) else value
+            plain[name] = asdict(value) if isinstance(value, (TeacherOutputs, TeacherBlend)) else value
     return plain

@@ -9,7 +9,7 @@ from ida_lightning.modules.options.optimisation import (
     default_optimizer,
     picklable,
 )
-from ida_lightning.modules.options.teacher import Precision, Teacher, TeacherOutputs
+from ida_lightning.modules.options.teacher import Precision, Teacher, TeacherBlend, TeacherOutputs, View
 
 __all__ = [
     "LRSchedulerCallable",
@@ -19,7 +19,9 @@ __all__ = [
     "Precision",
     "Student",
     "Teacher",
+    "TeacherBlend",
     "TeacherOutputs",
+    "View",
     "built_for",
     "check_args",
     "check_network",

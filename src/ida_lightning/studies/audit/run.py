@@ -32,6 +32,7 @@ from ida_lightning.methods import (
 )
 from ida_lightning.models import ImageInput, load_weights, put_weights
 from ida_lightning.modules import DistillationModule
+from ida_lightning.modules.teachers import FrozenTeachers
 from ida_lightning.revision_selection.revision import revise_soft_labels
 from ida_lightning.revision_selection.selection import trusted_rows
 from ida_lightning.studies.audit.examples import MostChanged
@@ -179,7 +180,7 @@ def measure_teacher(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "revision": {"eta": revision.eta, "which": revision.which, "space": revision.space},
         "selection": selection,
-        "not_measured": methods_not_measured(callbacks, selection),
+        "not_measured": [*methods_not_measured(callbacks, selection), *_of_teacher_not_measured(model)],
         "config": config,
     }
     return Report(
@@ -227,6 +228,16 @@ def methods_not_measured(callbacks: Iterable[L.Callback], selection: Mapping[str
             left_out.append(f"the margin of {callback}")
         seen.add(kind)
     return left_out
+
+
+def _of_teacher_not_measured(model: DistillationModule) -> list[str]:
+    """Name what a run does with its teachers' answers and the audit, which shows them mixed images, does not."""
+    named = [] if model.answers.view == "mixed" else [f"teacher_view {model.answers.view}"]
+    if isinstance(model.teacher, FrozenTeachers):
+        blend = model.teacher.options
+        named += ["correction before averaging"] if blend.correct == "before" else []
+        named += ["trust in each teacher"] if blend.trust is not None else []
+    return named
 
 
 def _selection(trainer: L.Trainer, model: DistillationModule, data: MixingDataModule) -> dict[str, Any] | None:
