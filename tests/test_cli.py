@@ -137,7 +137,9 @@ def test_missing_teacher_says_what_to_run(capsys):
 
 
 def test_missing_and_unknown_subcommands_are_one_line(capsys):
-    assert "expected a command: fit, validate, test, predict, audit, teach, compare;" in complaint_of([], capsys)
+    assert "expected a command: demo, fit, validate, test, predict, export, audit, teach, compare;" in complaint_of(
+        [], capsys
+    )
     assert "no command 'fitt', did you mean fit?" in complaint_of(["fitt"], capsys)
 
 

@@ -592,7 +592,7 @@ ENTRIES = [
     Entry(lambda network: eval_mode(network).__enter__(), {"network": NETWORK}, {"network": NOT_NETWORKS}),
     Entry(
         put_weights,
-        {"network": NETWORK, "weights": Weights(NETWORK.state_dict(), None, None), "path": "file"},
+        {"network": NETWORK, "weights": Weights(NETWORK.state_dict()), "path": "file"},
         {"network": NOT_NETWORKS, "weights": [*NOT_TENSORS, NETWORK.state_dict()]},
     ),
     Entry(

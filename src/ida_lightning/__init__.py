@@ -50,7 +50,7 @@ from ida_lightning.revision_selection import (
 from ida_lightning.supervision import Supervision, SupervisionHook, add_soft_labels, blend_soft_labels, weighted_losses
 from ida_lightning.truth import blend_with_truth, exchange_values, isotonic_with_margin, missed_rows
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The stub beside this file says where the other names are.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

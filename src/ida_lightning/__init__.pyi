@@ -72,8 +72,10 @@ from .mixing import stack_pool as stack_pool
 from .mixing import with_plain as with_plain
 from .models import build_model as build_model
 from .models import load_network as load_network
+from .models import load_student as load_student
 from .models import load_weights as load_weights
 from .models import put_weights as put_weights
+from .models import read_description as read_description
 from .modules import (
     ClassificationModule as ClassificationModule,
 )

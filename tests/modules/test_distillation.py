@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ida_lightning import InputError, LabelMix, MixedBatch, Mixing, distillation_loss, mixed_cross_entropy
+from ida_lightning.models import describe
 from ida_lightning.modules import DistillationModule
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
@@ -272,8 +273,9 @@ def test_a_pretrained_teacher_with_a_random_head_is_refused(tmp_path, blobs):
 
 
 def test_fit_refuses_a_teacher_of_other_classes(tmp_path, blobs):
-    names = '["top left", "bottom left", "top right", "bottom right"]'
-    save_file(TinyNet().state_dict(), tmp_path / "teacher.safetensors", {"class_names": names})
+    names = ["top left", "bottom left", "top right", "bottom right"]
+    described = describe(TinyNet(), 4)._replace(class_names=names)
+    save_file(TinyNet().state_dict(), tmp_path / "teacher.safetensors", described.metadata())
     module = module_of(teacher_checkpoint=str(tmp_path / "teacher.safetensors"))
     with pytest.raises(InputError, match="class 1 is 'bottom left' in the file and 'top right' in the data set"):
         trainer(tmp_path).fit(module, blobs)

@@ -12,10 +12,12 @@ from contextvars import ContextVar
 import lightning as L
 
 COMMANDS: Mapping[str, str] = {
+    "demo": "Train a teacher on embedded digits and distil students, in a minute; leaves a table and a picture.",
     "fit": "Train a network: a teacher or a student alone (ClassificationModule), or a student by a teacher.",
     "validate": "Evaluate a checkpoint on the validation images.",
     "test": "Evaluate a checkpoint on the test images.",
     "predict": "Write classes and probabilities of images, labelled or not, into a table.",
+    "export": "Write a network as safetensors, ONNX, torch.export or a hub folder, and check that it answers the same.",
     "audit": "Say whether the teacher breaks orders on mixed images, and what a correction would change.",
     "teach": "Store the teacher's answers to a run's images, so that training needs no teacher.",
     "compare": "Run methods x seeds on one set-up and compare them, with intervals.",

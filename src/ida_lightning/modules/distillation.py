@@ -16,6 +16,7 @@ from typing_extensions import Unpack
 from ida_lightning.errors import InputError, at_least, is_a
 from ida_lightning.lightning_internals import attached_trainer, to_device, validation_stage
 from ida_lightning.mixing import MixedBatch
+from ida_lightning.models import Description
 from ida_lightning.modules.answers import TeacherAnswers
 from ida_lightning.modules.asking import looks_at_plain
 from ida_lightning.modules.base import ClassifierBase
@@ -239,6 +240,13 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
                     update_metrics(accuracy, nll, teacher(batch.inputs), batch, rows)
         self.intake.check()
         return float(accuracy.compute()), float(nll.compute())
+
+    def description(self) -> Description:
+        """Return what files say of the student, its teacher among it."""
+        described, teacher = super().description(), self.teacher
+        network = teacher.source if isinstance(teacher.source, str) else type(teacher.source).__name__
+        known = {"network": network, "fingerprint": teacher.fingerprint, "file_sha256": teacher.file_sha256}
+        return described._replace(recipe={**described.recipe, "teacher": known})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the teacher's fingerprint, not the teacher."""

@@ -196,3 +196,8 @@ def test_newer_arguments_at_their_defaults_change_no_digest(files):
         del old["model"]["init_args"][name]
     assert _decisive(new) == _decisive(old)
     assert _decisive(made("a", hard_temperature=2.0).config) != _decisive(old)
+    export = {"class_path": "ExportCallback", "init_args": {"path": "net.safetensors"}}
+    for artifact, same in ((False, True), (True, False)):
+        newer = {**export, "init_args": {**export["init_args"], "artifact": artifact}}
+        configs = [{**old, "trainer": {**old["trainer"], "callbacks": [callback]}} for callback in (export, newer)]
+        assert (_decisive(configs[0]) == _decisive(configs[1])) is same
