@@ -92,7 +92,7 @@ def _torch_export(network: Network, source: Source, folder: Path) -> Runner:
 
 
 def _onnx(network: Network, source: Source, folder: Path) -> Runner:
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     path = folder / "model.onnx"
     with _silent():
