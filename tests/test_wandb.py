@@ -32,7 +32,8 @@ def run_offline(folder: Path, *arguments: str) -> None:
     own = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     cache = folder.with_name(folder.name + "-cache")  # wandb's default is in the home folder
     offline = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CACHE_DIR": str(cache)}
-    environment = own | offline | {"OMP_NUM_THREADS": "1"}  # as conftest.py does for this process
+    # As conftest.py does for this process; helpers of the tests are imported from the root.
+    environment = own | offline | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, check=True, timeout=240)
 
 

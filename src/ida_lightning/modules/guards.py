@@ -229,4 +229,5 @@ def _plain(values: Any) -> dict[str, Any]:
     return {
         name: _plain(value) if isinstance(value, tuple) else value.detach() if isinstance(value, Tensor) else value
         for name, value in values._asdict().items()
+        if name != "plain"  # the images that the batch was mixed from
     }

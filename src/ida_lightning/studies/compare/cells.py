@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ida_lightning.cli import read_fit_config
 from ida_lightning.errors import InputError
-from ida_lightning.files import digest_of_file
+from ida_lightning.files import digest_of_file, joint_digest
 from ida_lightning.studies.compare.settings import Settings
 from ida_lightning.trackers import flat
 
@@ -23,7 +23,9 @@ TUNING = "tuning"
 ONE_DEVICE = {"trainer": {"devices": 1, "num_nodes": 1}}
 _OTHER_COMMANDS = ("allow_untrained",)  # of evaluation
 # Arguments that older results do not have, with what they were then.
-_NEWER = {"teacher_outputs": None, "lr_monitor": None, "hard_temperature": 1.0}
+_NEWER: dict[str, Any] = {"teacher_outputs": None, "lr_monitor": None, "hard_temperature": 1.0, "teacher_view": "mixed"}
+_NEWER |= dict.fromkeys(("teacher_blend", "teacher_image_input", "teacher_classes"))
+_NEWER["distillation"] = {"class_path": "ida_lightning.KL", "init_args": {}}
 _NEWER_OF_CALLBACKS = {"artifact": False}
 _WATCHING = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
 
@@ -37,7 +39,7 @@ class Cell(NamedTuple):
         folder: where its config, logs and figures are.
         config: the whole fit config, every default included.
         digest: of the config, without what only concerns watching.
-        teacher: the teacher's weight file, if there is one.
+        teacher: the teacher's weight file, if there is one; those of several teachers.
         keep_weights: see :class:`Settings`.
         answers: the folder of the teacher's answers that this run shares with others; None asks the teacher.
         label: the method in messages, where that is more than its name.
@@ -48,7 +50,7 @@ class Cell(NamedTuple):
     folder: Path
     config: dict[str, Any]
     digest: str
-    teacher: str | None
+    teacher: str | tuple[str, ...] | None
     keep_weights: bool = False
     answers: str | None = None
     label: str = ""
@@ -160,9 +162,13 @@ def make_cells(settings: Settings, configs: Mapping[str, dict[str, Any]], view: 
     return cells
 
 
-def teacher_of(config: Mapping[str, Any]) -> str | None:
-    """Return the teacher's weight file in a fit config, if there is one."""
-    path: str | None = config["model"]["init_args"].get("teacher_checkpoint")
+def teacher_of(config: Mapping[str, Any]) -> str | tuple[str, ...] | None:
+    """Return the teacher's weight file in a fit config, if there is one, or those of several teachers."""
+    arguments = config["model"]["init_args"]
+    if isinstance(several := arguments.get("teacher"), list):
+        entries = [entry.get("checkpoint") if isinstance(entry, Mapping) else None for entry in several]
+        return tuple(str(path or "") for path in entries)
+    path: str | None = arguments.get("teacher_checkpoint")
     return path
 
 
@@ -212,8 +218,10 @@ _SHARES = ("_acc", "_ece", "_ece_scaled", "agreement")
 _FIGURES = (*(f"{split}_{name}" for split in ("val", "test") for name in ("acc", "nll", "ece")), *_CAN_BE_MISSING)
 
 
-def digest_of(path: str | None) -> str | None:
-    """Return the SHA-256 of a file, which every cell of a comparison asks for; None if there is none."""
+def digest_of(path: str | tuple[str, ...] | None) -> str | None:
+    """Return the SHA-256 of a file, or of several, which every cell of a comparison asks for; None if there is none."""
+    if isinstance(path, tuple):
+        return joint_digest(map(digest_of, path))
     if not path or not Path(path).is_file():
         return None
     state = Path(path).stat()

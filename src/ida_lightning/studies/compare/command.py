@@ -134,9 +134,11 @@ def _require_teachers(configs: Mapping[str, Config], settings: Settings) -> None
             raise InputError(f"teacher: expected {fit} to leave {path}, it did not")
     for name, config in configs.items():
         teacher = teacher_of(config)
-        if teacher is not None and not Path(teacher).is_file():
+        paths = (teacher,) if isinstance(teacher, str) else teacher or ()
+        missing = next((path for path in paths if path and not Path(path).is_file()), None)
+        if missing is not None:
             raise InputError(
-                f"methods.{name}: teacher_checkpoint: expected a weight file, found nothing at {teacher}; "
+                f"methods.{name}: teacher_checkpoint: expected a weight file, found nothing at {missing}; "
                 "the key teacher names a fit config that makes it"
             )
 

@@ -20,13 +20,13 @@ from ida_lightning.callbacks import CheckpointCallback, ExportCallback, StepTime
 from ida_lightning.cli import IDACLI, one_line
 from ida_lightning.data_facts import DescribedData
 from ida_lightning.errors import InputError
-from ida_lightning.files import digest_of_file, replacing
+from ida_lightning.files import replacing
 from ida_lightning.locks import HeldError
 from ida_lightning.methods import Method
 from ida_lightning.models import fingerprint
 from ida_lightning.modules import DistillationModule
 from ida_lightning.modules.base import ClassifierBase
-from ida_lightning.studies.compare.cells import Cell
+from ida_lightning.studies.compare.cells import Cell, digest_of
 from ida_lightning.studies.compare.claims import claim
 from ida_lightning.studies.compare.scores import evaluate
 from ida_lightning.studies.console import print_line
@@ -120,7 +120,7 @@ def _run(cell: Cell, cli: IDACLI, start: float) -> dict[str, Any]:
     if isinstance(module, DistillationModule) and cell.answers is not None and not _can_share(trainer, data):
         module.answers.options = None
     # In case that no DistillationModule says what it has loaded.
-    teacher_file = digest_of_file(cell.teacher) if cell.teacher else None
+    teacher_file = digest_of(cell.teacher)
     initial_weights = fingerprint(module.network)
     timer, counter = StepTimer(), PassCounter()
     checkpoint = CheckpointCallback(cell.folder / "weights", f"{module.owner}/val_acc", save_weights_only=True)

@@ -17,6 +17,7 @@ from ida_lightning.studies.compare.cells import Cell, digest_of
 from ida_lightning.studies.compare.settings import Settings
 
 _OF_TEACHER = ("teacher", "teacher_checkpoint", "teacher_args", "teacher_precision", "compile_args")
+_OF_SOME_TEACHERS = ("teacher_image_input", "teacher_classes", "teacher_view")
 _OF_TRAINER = ("accelerator", "devices", "precision", "overfit_batches")
 
 
@@ -98,7 +99,7 @@ class Sharing:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
-        for name in {path.name.removeprefix(".holder-") for path in self.all.glob("*")}:
+        for name in {path.name.removeprefix(".holder-").removeprefix(".lock-") for path in self.all.glob("*")}:
             with suppress(HeldError), OutputLock("teacher_outputs", self.all / name):
                 shutil.rmtree(self.all / name, ignore_errors=True)
         with suppress(OSError):  # not empty: somebody is still at it
@@ -117,6 +118,10 @@ def _what_is_asked(cell: Cell) -> str | None:
     if "teacher_outputs" not in model or model["teacher_outputs"] is not None:
         return None
     asked: dict[str, Any] = {key: model.get(key) for key in _OF_TEACHER}
+    some = {key: model[key] for key in _OF_SOME_TEACHERS if model.get(key) not in (None, "mixed")}
+    if some.get("teacher_view") == "plain_logits":
+        some["teacher_view"] = "plain"  # asks about the same images
+    asked |= some
     asked |= {key: cell.config["trainer"].get(key) for key in _OF_TRAINER}
     asked |= {"data": cell.config.get("data"), "seed": cell.seed, "file": digest_of(cell.teacher)}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
