@@ -178,17 +178,19 @@ def can_look(values: Tensor, validate: bool | None = None) -> bool:
     """Tell whether to check values, and not only shapes.
 
     ``validate`` decides where it is True or False. None looks at values on the CPU only, because looking makes the host
-    wait for an accelerator, and neither in a compiled graph nor under ``vmap``, where there are no values to look at.
+    wait for an accelerator, and only where there are some: not in a compiled graph, say.
     """
     if validate is not None:
         return flag("validate", validate)
-    if values.device.type != "cpu" or torch.compiler.is_compiling() or type(values) not in (Tensor, Parameter):
-        return False
+    return values.device.type == "cpu" and not torch.compiler.is_compiling() and is_plain(values)
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Tell whether all hold numbers: none is a fake tensor or inside a transform of ``torch.func``."""
     try:
-        values.data_ptr()
-    except RuntimeError:  # inside a transform of torch.func
+        return all(type(tensor) in (Tensor, Parameter) and tensor.data_ptr() >= 0 for tensor in tensors)
+    except RuntimeError:
         return False
-    return True
 
 
 def sum_tolerance(dtype: torch.dtype, least: float = 1e-3) -> float:
