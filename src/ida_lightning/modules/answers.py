@@ -17,7 +17,7 @@ from ida_lightning.lightning_internals import attached_datamodule, epoch_in_prog
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules.options import TeacherOutputs
 from ida_lightning.modules.teacher import FrozenTeacher
-from ida_lightning.teacher_outputs import Answers, Encoding, OutputStore, Place, check_manifest
+from ida_lightning.teacher_outputs import Answers, Encoding, OutputStore, Place, check_manifest, recorded_fact
 
 _VALIDATION = "validation.json"
 
@@ -57,8 +57,13 @@ class TeacherAnswers(L.Callback):
         """Batches of the present fit that stored answers have answered."""
         return 0 if self.store is None else self.store.recorded.read
 
-    def open(self, trainer: L.Trainer | None) -> None:
+    def open(self, trainer: L.Trainer | None, channels_last: bool = False, chosen: bool = False) -> None:
         """Build the teacher where it is needed, and check that what is stored is of this teacher and these pictures.
+
+        Args:
+            trainer: of the fit.
+            channels_last: the layout of the teacher.
+            chosen: that was no wish but a choice, so that stored answers are gone on with in their own layout.
 
         Raises:
             InputError: for a folder of others, data whose pictures are not the same in every run, and see
@@ -69,6 +74,10 @@ class TeacherAnswers(L.Callback):
         facts, options = facts_of(trainer), self.options
         self.teacher.input_shape = facts.input_shape or self.teacher.input_shape
         replays = options is not None and options.mode == "replay"
+        if chosen and options is not None:
+            recorded = recorded_fact(Path(options.folder), "teacher", "layout", channels_last)
+            channels_last = recorded in (True, "channels_last")
+        self.teacher.lay_out(channels_last)
         if not replays or _asks_teacher(trainer):
             self.teacher.prepare(facts.class_names, facts.image_input)
         if options is None or trainer is None:

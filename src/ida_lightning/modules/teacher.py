@@ -23,6 +23,7 @@ from ida_lightning.models import (
     pretrained_input,
     put_weights,
 )
+from ida_lightning.modules.layout import channels_last, convolves
 from ida_lightning.modules.options import Teacher, built_for
 
 
@@ -43,6 +44,7 @@ class FrozenTeacher:
         network: the teacher, once prepared.
         fingerprint: of its weights, once prepared; see :func:`ida_lightning.models.fingerprint`.
         file_sha256: of the weight file as it was when it was loaded, whatever lies there later.
+        channels_last: whether its weights and images lie in memory with the channels last; see :meth:`lay_out`.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class FrozenTeacher:
         self.network: nn.Module | None = None
         self.fingerprint: str | None = None
         self.file_sha256: str | None = None
+        self.channels_last = False
         self._adapt: tuple[Tensor, Tensor, int] | None = None  # factor, shift, size
 
     def prepare(self, class_names: list[str] | None, image_input: ImageInput | None = None) -> None:
@@ -104,6 +107,7 @@ class FrozenTeacher:
         self._adapt = _adaptation(trained_on, image_input)
         if self._adapt is not None:
             rank_zero_info(f"teacher: gets images of its own kind, {trained_on}, the student {image_input}")
+        self.lay_out(self.channels_last)
         self._check_output()
         if self.compile_args is not None:
             if isinstance(network, torch.jit.ScriptModule):
@@ -111,6 +115,12 @@ class FrozenTeacher:
                     "compile_args: expected none with a teacher that is TorchScript, which is compiled already"
                 )
             network.compile(**self.compile_args)  # in place: names in the state dict stay
+
+    def lay_out(self, last: bool) -> None:
+        """Lay the weights out in memory, now or once they are there; what a network without convolutions has stays."""
+        before, self.channels_last = self.channels_last, last
+        if self.network is not None and (before or last) and convolves(self.network):
+            self.network.to(memory_format=torch.channels_last if last else torch.contiguous_format)
 
     def facts(self, precision: str) -> dict[str, Any]:
         """Return all that decides about the answers to given images, as plain values.
@@ -135,6 +145,7 @@ class FrozenTeacher:
             "images": None if self.network is None else repr(adapt),
             "precision": self.precision or precision,
             "compiled": self.compile_args is not None,
+            **({"layout": "channels_last"} if self.channels_last else {}),  # older folders say nothing of it
         }
 
     def _check_pretrained(self, name: str) -> None:
@@ -199,7 +210,7 @@ class FrozenTeacher:
                 images = torch.addcmul(shift.to(images.dtype), images, factor.to(images.dtype))
                 if images.shape[-1] != size:
                     images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
-            logits = self._forward(images)
+            logits = self._forward(channels_last(images) if self.channels_last else images)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _forward(self, images: Tensor) -> Tensor:

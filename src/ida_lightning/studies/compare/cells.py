@@ -22,7 +22,7 @@ TUNING = "tuning"
 ONE_DEVICE = {"trainer": {"devices": 1, "num_nodes": 1}}
 _OTHER_COMMANDS = ("allow_untrained",)  # of evaluation
 # Arguments that older results do not have, with what they were then.
-_NEWER = {"teacher_outputs": None, "lr_monitor": None, "hard_temperature": 1.0}
+_NEWER = {"teacher_outputs": None, "lr_monitor": None, "hard_temperature": 1.0, "layout": "auto"}
 _WATCHING = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
 
 
