@@ -8,10 +8,10 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 # What test-fast runs: the parts of the package that know no Lightning, their docstrings and their tests (a test holds
 # the list against that of the layers). Left to make test: what takes as long as all the rest together (Triton's
 # interpreter, trees of a hundred thousand nodes), and the public names, some of which are Lightning's.
-NUMERICS := $(addprefix src/ida_lightning/,checks.py errors.py files.py texts.py label_mix.py mixing adapters.py supervision.py picking.py \
+NUMERICS := $(addprefix src/ida_lightning/,checks.py errors.py files.py texts.py label_mix.py mixing adapters.py supervision.py picking.py blending.py \
   isotonic losses metrics revision_selection truth.py augment)
 FAST_TESTS := $(addprefix tests/,test_files.py test_label_mix.py test_mixing.py test_adapters.py test_supervision.py test_truth.py \
-  test_layers.py test_repository.py isotonic losses metrics revision_selection augment)
+  test_blending.py test_layers.py test_repository.py isotonic losses metrics revision_selection augment)
 NOT_FAST := triton or hundred_thousand or public_names
 
 # The lowest versions that pyproject.toml allows, in an environment of their own.
@@ -20,7 +20,7 @@ LOWER_STAMP := $(LOWER_VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install hooks demo compare-demo audit-demo check test test-fast test-slow test-lower-bounds coverage \
-  bench-isotonic bench-data bench-step notebooks clean
+  bench-isotonic bench-data bench-step export-parity package notebooks pictures docs docs-serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -60,7 +60,7 @@ test-fast: $(STAMP) ## the tests of the numerics, with Lightning out of reach
 	$(RUN) -m pytest -n 2 --dist worksteal --without-lightning -k 'not ($(NOT_FAST))' $(FAST_TESTS) $(NUMERICS)
 
 test-slow: $(STAMP) ## the tests marked slow
-	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[notebooks]'
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[notebooks,package]'
 	$(RUN) -m pytest -m slow
 
 coverage: $(STAMP) ## the suite, with the lines that it never runs; fails below the floor in pyproject.toml
@@ -76,7 +76,7 @@ $(LOWER_STAMP): $(STAMP) pyproject.toml tools/lower_bounds.py
 	$(LOWER_VENV)/bin/python $(PIP_INSTALL) -r $(LOWER_VENV)/requirements.txt -e .
 	@touch $@
 
-bench-isotonic: $(STAMP) ## time the isotonic solvers, 10 minutes; writes benchmarks/results and the README's table
+bench-isotonic: $(STAMP) ## time the isotonic solvers, 10 minutes; writes benchmarks/results and the table of docs/solvers.md
 	$(RUN) benchmarks/isotonic.py --rows 256 --dtypes float32 --minutes 6
 	$(RUN) benchmarks/isotonic.py --append --no-compile --rows 64 128 1024 --rates 1.0 --minutes 4
 	$(RUN) benchmarks/table.py
@@ -87,9 +87,29 @@ bench-data: $(STAMP) ## images per second beside torchvision and timm, 4 minutes
 bench-step: $(STAMP) ## time a training step beside a bare loop and timm, half an hour; writes benchmarks/results
 	$(RUN) benchmarks/step.py --minutes 30
 
+export-parity: $(STAMP) ## ONNX and torch.export of three networks with both stems, 5 minutes; writes docs/export.md
+	$(RUN) -m tools.export_parity
+
+package: $(STAMP) ## build wheel and source distribution and check them; writes dist/
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[package]'
+	rm -rf dist
+	$(RUN) -m build
+	$(RUN) -m twine check --strict dist/*
+
 notebooks: $(STAMP) ## execute the notebooks, 3 minutes; writes outputs/notebooks/
 	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[notebooks]'
 	$(RUN) -m nbconvert --to notebook --execute --output-dir outputs/notebooks notebooks/*.ipynb
 
+pictures: $(STAMP) ## draw the pictures of the site, a few seconds; writes docs/images/
+	$(RUN) -m tools.pictures
+
+docs: $(STAMP) ## build the site into site/, a quarter of a minute; a broken link or reference fails
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[docs]'
+	$(RUN) -m zensical build --clean --strict
+
+docs-serve: $(STAMP) ## serve the site at http://localhost:8000, anew with every change
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[docs]'
+	$(RUN) -m zensical serve
+
 clean: ## remove the environments, caches and outputs
-	rm -rf $(VENV) $(LOWER_VENV) .coverage outputs lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWER_VENV) .coverage .cache dist outputs site lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis

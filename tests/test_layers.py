@@ -15,7 +15,7 @@ LAYERS = [
     {"isotonic", "mixing", "losses"},
     {"supervision"},
     {"metrics", "models", "plots", "adapters", "augment"},
-    {"picking", "revision_selection", "truth", "lightning_internals", "checkpoint_io", "locks"},
+    {"blending", "picking", "revision_selection", "truth", "lightning_internals", "checkpoint_io", "locks", "trackers"},
     {"data_facts", "teacher_outputs"},
     {"data", "modules"},
     {"methods"},
@@ -25,7 +25,9 @@ LAYERS = [
     {"studies"},
     {"__main__"},
 ]
-NUMERICS = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | {"metrics", "revision_selection", "picking", "truth"}
+NUMERICS = (
+    LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | {"metrics", "revision_selection", "picking", "truth", "blending"}
+)
 
 
 # What Lightning's documentation does not promise, as attributes, methods that are overridden and imports.

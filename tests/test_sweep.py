@@ -17,17 +17,28 @@ from ida_lightning.files import replacing
 from ida_lightning.isotonic import isotonic_vjp
 from ida_lightning.label_mix import LabelOrder
 from ida_lightning.metrics import prediction_entropy
-from ida_lightning.mixing import MixedBatch, MixPlan, draw_cutmix
+from ida_lightning.mixing import MixedBatch, MixPlan, PlainImages, draw_cutmix
 from ida_lightning.models import build_model, eval_mode, fingerprint, load_weights, pretrained_input, put_weights
 from ida_lightning.models.weights import Weights
 from ida_lightning.plots import plot_corrections
 from ida_lightning.supervision import Supervision
+from ida_lightning.truth import project_onto_simplex
 
 BATCH, CLASSES = 3, 5
 ROOMS = ("adapters", "errors", "isotonic", "label_mix", "losses", "metrics", "mixing", "picking", "revision_selection")
-ROOMS += ("supervision",)
+ROOMS += ("supervision", "truth", "blending")
 # Plain tuples of tensors that collating and transfer build; whoever takes them checks them. And the error itself.
-UNCHECKED = {LabelMix, LabelOrder, MixedBatch, MixPlan, Supervision, ida_lightning.OrderStatistics, InputError}
+UNCHECKED = {
+    LabelMix,
+    LabelOrder,
+    MixedBatch,
+    MixPlan,
+    PlainImages,
+    Supervision,
+    ida_lightning.OrderStatistics,
+    InputError,
+}
+UNCHECKED |= {ida_lightning.DistillationLoss}  # a base
 
 nan, inf = float("nan"), float("inf")
 WORDS: list[Any] = ["text", b"bytes", object(), {}, [], [[0.5]], 1j, {"a"}, print]
@@ -61,6 +72,7 @@ ONES = torch.ones(BATCH)
 SUPERVISION = Supervision(IMAGES, MIX, torch.arange(BATCH), LOGITS, PROBS, ONES, ONES, 2.0, torch.arange(BATCH) > 0)
 
 CLEAN = MixedBatch(IMAGES, LabelMix.unmixed(LABELS), torch.arange(BATCH), torch.arange(BATCH)[:, None])
+PLAIN = PlainImages(CLEAN, torch.arange(BATCH)[:, None], torch.ones(BATCH, 1))
 
 # Tensors of the wrong kind for an argument that must be floating point (batch, classes).
 NOT_MATRICES: list[Any] = [
@@ -112,6 +124,14 @@ NOT_MIXES: list[Any] = [
 ]
 OTHER_LABELS: list[Any] = [LabelMix(changed(MIX.labels, value), MIX.weights) for value in (-1, CLASSES, 2**40)]
 NOT_WEIGHTS: list[Any] = [LabelMix(MIX.labels, changed(MIX.weights, value)) for value in (nan, inf, -0.5, 5.0)]
+NOT_ROWS: list[Any] = [
+    *NOT_TENSORS,
+    torch.tensor([0.0]),
+    torch.tensor([3]),
+    torch.tensor([-4]),
+    LABELS[:2] > 0,
+    MIX.labels,
+]
 NOT_IMAGES: list[Any] = [
     *NOT_TENSORS,
     (255 * IMAGES).to(torch.uint8),
@@ -154,6 +174,17 @@ NOT_NETWORKS = [*NOT_TENSORS, "resnet18", nn.Linear]
 BROKEN = {"values": [*NOT_MATRICES, PROBS[:2], changed(PROBS, nan)], "label_mix": [*NOT_MIXES, *OTHER_LABELS]}
 SOLVING = {"values": [*BROKEN["values"], changed(PROBS, inf)], "label_mix": [*BROKEN["label_mix"], *NOT_WEIGHTS]}
 OPTIONS = {"solver": NOT_CHOICES, "validate": [*WORDS, 0.5, "no"]}
+LOSS_OPTIONS = {
+    **{name: [*NOT_NUMBERS, -1] for name in ("alpha", "beta", "gamma", "relations")},
+    "softness": TEMPERATURE,
+    "whole": NOT_FLAGS,
+    "form": NOT_CHOICES,
+    "label_mix": BROKEN["label_mix"],
+    "weights": [*NOT_TENSORS[1:], PROBS, PROBS[:2, 0], LABELS],
+    "factors": [None, *WORDS, (), (0.0,), (-1.0,), ("a",), (nan,)],
+    "loss": [*WORDS, 3, "KL"],
+}
+TRUTH = {"soft_labels": [*NOT_MATRICES, PROBS[:2]], "label_mix": BROKEN["label_mix"]}
 ENTRIES = [
     Entry(LabelMix.unmixed, {"labels": LABELS}, {"labels": NOT_LABELS[:-3]}),
     Entry(
@@ -186,20 +217,7 @@ ENTRIES = [
         {"label_mix": MIX, "num_classes": CLASSES},
         {"label_mix": [*NOT_MIXES[-12:-5], *OTHER_LABELS], "num_classes": [*NOT_INTS, 0]},
     ),
-    Entry(
-        MIX.select,
-        {"rows": torch.tensor([0, 2])},
-        {
-            "rows": [
-                *NOT_TENSORS,
-                torch.tensor([0.0]),
-                torch.tensor([3]),
-                torch.tensor([-4]),
-                LABELS[:2] > 0,
-                MIX.labels,
-            ]
-        },
-    ),
+    Entry(MIX.select, {"rows": torch.tensor([0, 2])}, {"rows": NOT_ROWS}),
     Entry(
         lambda label_mix, num_classes: label_mix.check_values(num_classes),
         {"label_mix": MIX, "num_classes": CLASSES},
@@ -266,6 +284,49 @@ ENTRIES = [
         },
     ),
     Entry(
+        ida_lightning.blend_answers,
+        {"logits": [LOGITS, LOGITS], "weights": [2.0, 1.0], "temperature": 2.0, "average": "logits"},
+        {
+            "logits": [None, LOGITS, [], "text", *([wrong, LOGITS] for wrong in NOT_MATRICES)],
+            "weights": [*WORDS[:-2], [1.0], [1.0, -1.0], [0.0, 0.0], [1.0, nan], torch.ones(2, 2), torch.ones(3)],
+            "temperature": TEMPERATURE,
+            "average": NOT_CHOICES,
+        },
+    ),
+    Entry(
+        ida_lightning.trust_by_order,
+        {"logits": [LOGITS], "label_mix": MIX, "temperature": 2.0},
+        {
+            "logits": [None, LOGITS, [], "text", *([wrong] for wrong in NOT_MATRICES)],
+            "label_mix": SOLVING["label_mix"],
+            "temperature": TEMPERATURE,
+        },
+    ),
+    Entry(
+        ida_lightning.in_order,
+        {"logits": LOGITS, "label_mix": MIX, "temperature": 2.0},
+        {"logits": NOT_MATRICES, "label_mix": SOLVING["label_mix"], "temperature": TEMPERATURE},
+    ),
+    Entry(
+        ida_lightning.blend_plain,
+        {"logits": LOGITS, "plain": PLAIN, "temperature": 2.0, "average": "logits"},
+        {
+            "logits": [*NOT_MATRICES, LOGITS[:2]],
+            "plain": [*NOT_TENSORS, tuple(PLAIN), CLEAN],
+            "temperature": TEMPERATURE,
+            "average": NOT_CHOICES,
+        },
+    ),
+    Entry(
+        ida_lightning.with_plain,
+        {"batch": CLEAN, "clean": CLEAN, "plans": [PLAN]},
+        {
+            "batch": [*NOT_TENSORS, CLEAN._replace(inputs=IMAGES[:2])],
+            "clean": [*NOT_TENSORS, (IMAGES, LABELS)],
+            "plans": [None, PLAN, [None], "text"],
+        },
+    ),
+    Entry(
         ida_lightning.distillation_loss,
         {"student_logits": LOGITS, "soft_labels": PROBS, "temperature": 2.0},
         {
@@ -274,6 +335,38 @@ ENTRIES = [
             "temperature": TEMPERATURE,
         },
     ),
+    *(
+        Entry(
+            loss,
+            {"student_logits": LOGITS, "soft_labels": PROBS, "temperature": 2.0, **options},
+            {
+                "student_logits": NOT_MATRICES,
+                "soft_labels": [*NOT_MATRICES, *NOT_BESIDE, *NOT_PROBABILITIES],
+                "temperature": TEMPERATURE,
+                **{name: LOSS_OPTIONS[name] for name in options},
+            },
+        )
+        for loss, options in (
+            (ida_lightning.dkd_loss, {"label_mix": MIX, "alpha": 1.0, "beta": 8.0, "whole": False}),
+            (ida_lightning.nkd_loss, {"label_mix": MIX, "gamma": 1.5, "whole": False}),
+            (ida_lightning.dist_loss, {"beta": 1.0, "gamma": 1.0, "weights": ONES}),
+            (ida_lightning.correlation_loss, {"form": "rank", "softness": 0.1}),
+            (ida_lightning.multi_level_loss, {"factors": (1.0,), "relations": 1.0, "weights": ONES}),
+        )
+    ),
+    *(
+        Entry(loss, options, {name: LOSS_OPTIONS[name] for name in options})
+        for loss, options in (
+            (ida_lightning.DKD, {"alpha": 1.0, "beta": 8.0, "whole": False}),
+            (ida_lightning.NKD, {"gamma": 1.5, "whole": False}),
+            (ida_lightning.DIST, {"beta": 1.0, "gamma": 1.0}),
+            (ida_lightning.CorrelationDistance, {"form": "pearson", "softness": 0.1}),
+            (ida_lightning.MLKD, {"factors": (1.0,), "relations": 1.0}),
+            (ida_lightning.LogitStandardisation, {"loss": ida_lightning.KL()}),
+            (ida_lightning.KL, {}),
+        )
+    ),
+    Entry(ida_lightning.standardise_logits, {"logits": LOGITS}, {"logits": NOT_MATRICES}),
     Entry(
         ida_lightning.probability_loss,
         {"student_logits": LOGITS, "soft_labels": PROBS, "temperature": 2.0},
@@ -418,6 +511,36 @@ ENTRIES = [
             "transfer": [*NOT_NUMBERS, -0.1, 1.1],
         },
     ),
+    Entry(SUPERVISION.select, {"rows": torch.tensor([0, 2])}, {"rows": NOT_ROWS}),
+    Entry(
+        lambda num_classes: MIX.order().levels(num_classes), {"num_classes": CLASSES}, {"num_classes": [*NOT_INTS, 0]}
+    ),
+    Entry(
+        ida_lightning.blend_with_truth,
+        {"soft_labels": PROBS, "label_mix": MIX, "share": 0.3, "rows": "all"},
+        {**TRUTH, "share": [*NOT_NUMBERS, -0.1, 1.1], "rows": NOT_CHOICES},
+    ),
+    Entry(
+        ida_lightning.missed_rows,
+        {"values": PROBS, "label_mix": MIX},
+        {"values": TRUTH["soft_labels"], "label_mix": TRUTH["label_mix"]},
+    ),
+    Entry(
+        ida_lightning.isotonic_with_margin,
+        {"soft_labels": PROBS, "label_mix": MIX, "margin": 0.3, "solver": "auto", "validate": None},
+        {
+            "soft_labels": [*TRUTH["soft_labels"], *NOT_PROBABILITIES],
+            "label_mix": SOLVING["label_mix"],
+            "margin": [*NOT_NUMBERS, -0.1, 1.1],
+            **OPTIONS,
+        },
+    ),
+    Entry(ida_lightning.exchange_values, {"soft_labels": PROBS, "label_mix": MIX}, TRUTH),
+    Entry(
+        project_onto_simplex,
+        {"values": PROBS, "mass": 1.0},
+        {"values": NOT_MATRICES, "mass": [*NOT_NUMBERS, -1]},
+    ),
     Entry(
         Mixing,
         {"kind": "both", "probability": 1, "alpha": 1, "cutmix_share": 0.5, "images": 3},
@@ -502,7 +625,7 @@ ENTRIES = [
         {"model": "test_resnet", "num_classes": 3, "in_channels": 1, "stem": "small"},
         {
             "model": [*NOT_TENSORS, "", "resnet_that_is_none"],
-            "num_classes": [*NOT_INTS, 0],
+            "num_classes": [*NOT_INTS[1:], 0],
             "in_channels": [*NOT_INTS, 0],
             "stem": NOT_CHOICES,
         },
@@ -512,7 +635,7 @@ ENTRIES = [
     Entry(lambda network: eval_mode(network).__enter__(), {"network": NETWORK}, {"network": NOT_NETWORKS}),
     Entry(
         put_weights,
-        {"network": NETWORK, "weights": Weights(NETWORK.state_dict(), None, None), "path": "file"},
+        {"network": NETWORK, "weights": Weights(NETWORK.state_dict()), "path": "file"},
         {"network": NOT_NETWORKS, "weights": [*NOT_TENSORS, NETWORK.state_dict()]},
     ),
     Entry(

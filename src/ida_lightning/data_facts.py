@@ -13,6 +13,8 @@ from torch import Tensor
 from ida_lightning.lightning_internals import attached_datamodule
 from ida_lightning.models import ImageInput
 
+INTERPOLATION = "bilinear"
+"""How the data modules of this package resize images for evaluation."""
 _SAMPLED_ITEMS = 16  # of a data set that is not in memory
 
 
@@ -35,9 +37,11 @@ class DescribedData(Protocol):
         seed: of shuffling and all random draws.
         splits: data sets of uint8 images by name: ``train``, ``val``, ``test``.
         cycle: after how many epochs the same training pictures come again; None for never.
+        keeps_plain: whether training batches know the unmixed images that they were made of, ``MixedBatch.plain``.
     """
 
     cycle: int | None
+    keeps_plain: bool
 
     @property
     def class_names(self) -> Sequence[str]: ...  # noqa: D102 (described above, as those that follow)
@@ -92,6 +96,7 @@ class DataFacts(NamedTuple):
     seed: int | None = None
     splits: Mapping[str, Any] | None = None
     cycle: int | None = None
+    keeps_plain: bool | None = None
     pictures: Callable[[], Mapping[str, Any]] | None = None
     normalise: Callable[[Tensor], Tensor] | None = None
     denormalise: Callable[[Tensor], Tensor] | None = None

@@ -175,20 +175,18 @@ def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> Ten
 
 
 def can_look(values: Tensor, validate: bool | None = None) -> bool:
-    """Tell whether to check values, and not only shapes.
+    """Tell whether to check values, and not only shapes; ``validate`` decides where it is True or False.
 
-    ``validate`` decides where it is True or False. None looks at values on the CPU only, because looking makes the host
-    wait for an accelerator, and only where there are some: not in a compiled graph, say.
+    None looks on the CPU only, because an accelerator would be waited for, and where there are values: in no graph.
     """
-    if validate is not None:
-        return flag("validate", validate)
-    return values.device.type == "cpu" and not torch.compiler.is_compiling() and is_plain(values)
+    on_cpu = values.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_cpu and is_plain(values) if validate is None else flag("validate", validate)
 
 
 def is_plain(*tensors: Tensor) -> bool:
     """Tell whether all hold numbers: none is a fake tensor or inside a transform of ``torch.func``."""
     try:
-        return all(type(tensor) in (Tensor, Parameter) and tensor.data_ptr() >= 0 for tensor in tensors)
+        return all(type(one) in (Tensor, Parameter) and one.data_ptr() >= 0 for one in tensors)
     except RuntimeError:
         return False
 

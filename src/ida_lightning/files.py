@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -173,6 +173,12 @@ def digest_of_file(path: str | Path) -> str | None:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
     return digest.hexdigest()
+
+
+def joint_digest(digests: Iterable[str | None]) -> str | None:
+    """Return one SHA-256 for those of several files; None if none of them is there."""
+    known = [str(digest) for digest in digests]
+    return None if set(known) <= {"None"} else hashlib.sha256(" ".join(known).encode()).hexdigest()
 
 
 def _host() -> str:

@@ -71,7 +71,7 @@ class LabelOrder(NamedTuple):
     def levels(self, num_classes: int) -> Tensor:
         """Return the order as a matrix: int64 ``(batch, num_classes)``, larger outranks smaller, 0 for the rest."""
         level = (self.labels.shape[1] + 1 - self.rank()) * self.present
-        return level.new_zeros(len(level), num_classes).scatter_add_(1, self.labels, level)
+        return level.new_zeros(len(level), at_least("num_classes", num_classes, 1)).scatter_add_(1, self.labels, level)
 
 
 class LabelMix(NamedTuple):
@@ -264,8 +264,7 @@ class LabelMix(NamedTuple):
         """
         self.check_shape()
         rows = self.labels.shape[0]  # len() would make the batch of a traced graph a constant
-        right_kind = isinstance(values, Tensor) and values.is_floating_point() and values.ndim == 2
-        if not right_kind or values.shape[0] != rows:
+        if not isinstance(values, Tensor) or not values.is_floating_point() or values.shape[:-1] != (rows,):
             raise InputError(
                 f"{name}: expected floating point (batch, classes) with the batch of {rows} of label_mix, "
                 f"got {kind_of(values)}"

@@ -24,7 +24,7 @@ from ida_lightning.data.summary import lines_about
 from ida_lightning.data_facts import data_fingerprint
 from ida_lightning.errors import InputError, at_least, is_a, positive_share
 from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, to_precision
-from ida_lightning.mixing import MixedBatch, Mixing, mix_batch, stack_pool
+from ida_lightning.mixing import MixedBatch, Mixing, mix_batch, stack_pool, with_plain
 
 
 def _as_fetched(batch: Any) -> Any:
@@ -58,6 +58,8 @@ class MixingDataModule(L.LightningDataModule, ABC):
         crop: share of the short side of an image that evaluation sees of it, in the middle; 1 for all.
         origins: where each split comes from, in words, for the log; :meth:`load` may fill it.
         cycle: after how many epochs the same training pictures come again; None for never.
+        keeps_plain: whether training batches know the unmixed images that they were made of, ``MixedBatch.plain``; a
+            module whose teacher looks at those sets it for its fit.
 
     Args:
         batch_size: rows per batch and process.
@@ -125,6 +127,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
         self.splits: Mapping[str, Dataset[MixedBatch]] = {}
         self.origins: dict[str, str] = {}
         self.cycle: int | None = None
+        self.keeps_plain = False
 
     def _check_attributes(self) -> None:
         channels = at_least("channels", self.channels, 1)
@@ -225,7 +228,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
         else:
             batch = self.mix(batch, self.batch_generator(*self._position(), trainer.global_rank))
         # Lightning converts what the loader yields, and that was uint8; the label weights stay in float32.
-        return batch if trainer is None else batch._replace(inputs=to_precision(trainer, batch.inputs))
+        return batch if trainer is None else _inputs_in_precision(trainer, batch)
 
     def _position(self) -> tuple[int, int]:
         """Return the epoch that draws belong to, and how many training batches of it this process has begun."""
@@ -262,11 +265,11 @@ class MixingDataModule(L.LightningDataModule, ABC):
         """
         images = self.normalise(self.augmentation.apply(batch.inputs, rng, self.mean))
         clean, size = batch._replace(inputs=images), (images.shape[2], images.shape[3])
-        plans = [self.mixing.draw(len(images), size, rng) for _ in range(max(1, self.pool))]
-        mixes = [mix_batch(plan, clean) for plan in plans if plan is not None]
-        if self.pool and mixes:
-            return stack_pool(clean, mixes)
-        return mixes[0] if mixes else clean
+        drawn = [self.mixing.draw(len(images), size, rng) for _ in range(max(1, self.pool))]
+        plans = [plan for plan in drawn if plan is not None]
+        mixes = [mix_batch(plan, clean) for plan in plans]
+        mixed = stack_pool(clean, mixes) if self.pool and mixes else mixes[0] if mixes else clean
+        return with_plain(mixed, clean, plans) if self.keeps_plain else mixed
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return float images with zero mean and unit variance from uint8 ones."""
@@ -281,3 +284,8 @@ class MixingDataModule(L.LightningDataModule, ABC):
 
     def _statistics(self, images: Tensor) -> Tensor:
         return torch.tensor((self.mean, self.std))[:, :, None, None].to(images.device, non_blocking=True)
+
+
+def _inputs_in_precision(trainer: L.Trainer, batch: MixedBatch) -> MixedBatch:
+    plain = tuple(part._replace(batch=_inputs_in_precision(trainer, part.batch)) for part in batch.plain)
+    return batch._replace(inputs=to_precision(trainer, batch.inputs), plain=plain)

@@ -239,6 +239,10 @@ class DataSelectionCallback(SupervisionMethod):
         return about
 
     def _network(self, module: DistillationModule) -> nn.Module:
+        if self.influence.network == "teacher" and len(module.teacher.members) > 1:
+            raise InputError(
+                f"influence.network: expected student with {len(module.teacher.members)} teachers, got teacher"
+            )
         network = module.teacher.network if self.influence.network == "teacher" else module.student
         assert network is not None
         return network

@@ -2,14 +2,15 @@
 
 from ida_lightning.mixing.apply import mix_images, mix_labels
 from ida_lightning.mixing.draw import Mixing, MixingKind, draw_cutmix, draw_mixup, draw_mosaic
-from ida_lightning.mixing.plan import MixedBatch, MixPlan, Size
-from ida_lightning.mixing.pools import mix_batch, stack_pool
+from ida_lightning.mixing.plan import MixedBatch, MixPlan, PlainImages, Size
+from ida_lightning.mixing.pools import mix_batch, stack_pool, with_plain
 
 __all__ = [
     "MixPlan",
     "MixedBatch",
     "Mixing",
     "MixingKind",
+    "PlainImages",
     "Size",
     "draw_cutmix",
     "draw_mixup",
@@ -18,4 +19,5 @@ __all__ = [
     "mix_images",
     "mix_labels",
     "stack_pool",
+    "with_plain",
 ]

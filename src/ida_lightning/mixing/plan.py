@@ -21,12 +21,15 @@ class MixedBatch(NamedTuple):
         label_mix: the classes of every image and their weights.
         index: int64 ``(batch,)``, the position of the row's own image in its data set; -1 if unknown.
         partner: int64 ``(batch, partners)``, the rows of this batch that were mixed in; the row itself where none was.
+        plain: one :class:`PlainImages` where the unmixed images were asked for (``keeps_plain`` of the data module),
+            else empty, which costs nothing.
     """
 
     inputs: Tensor
     label_mix: LabelMix
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     partner: Tensor
+    plain: tuple[PlainImages, ...] = ()  # not None: Lightning would count that as a batch of one
 
     def mixed(self) -> Tensor:
         """Find the rows that were mixed, bool ``(batch,)``.
@@ -35,6 +38,20 @@ class MixedBatch(NamedTuple):
         """
         itself = torch.arange(len(self.partner), device=self.partner.device)
         return (self.partner != itself[:, None]).any(1) | ((self.label_mix.weights > 0).sum(1) > 1)
+
+
+class PlainImages(NamedTuple):
+    """The unmixed images behind a mixed batch, with the augmentation that they were mixed with.
+
+    Attributes:
+        batch: the unmixed images, a batch of their own.
+        rows: int64 ``(batch, k)``, which of them every mixed row was made of; its own one first.
+        weight: float32 ``(batch, k)``, their shares of the mixed row's label; rows sum to 1.
+    """
+
+    batch: MixedBatch
+    rows: Tensor
+    weight: Tensor
 
 
 class _Plan(NamedTuple):

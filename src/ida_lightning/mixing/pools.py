@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from ida_lightning.errors import InputError, is_a, kind_of
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing.apply import mix_images, mix_labels
-from ida_lightning.mixing.plan import MixedBatch, MixPlan
+from ida_lightning.mixing.plan import MixedBatch, MixPlan, PlainImages
 
 
 def mix_batch(plan: MixPlan, clean: MixedBatch) -> MixedBatch:
@@ -60,3 +60,38 @@ def stack_pool(clean: MixedBatch, mixes: list[MixedBatch]) -> MixedBatch:
         torch.cat([view.index for view in views]),
         torch.cat([view.partner for view in views]),
     )
+
+
+def with_plain(batch: MixedBatch, clean: MixedBatch, plans: list[MixPlan]) -> MixedBatch:
+    """Return a batch that knows the unmixed images it was made of, for a teacher that looks at those.
+
+    Args:
+        batch: made of ``clean``: by the one plan (:func:`mix_batch`), by none, or the clean rows and a mix of them by
+            every plan (:func:`stack_pool`).
+        clean: unmixed.
+        plans: that were applied, in their order.
+
+    Raises:
+        InputError: for anything but batches and plans, and a batch of another number of rows.
+
+    Example:
+        >>> import numpy as np
+        >>> from ida_lightning import as_mixed_batch, draw_mixup
+        >>> clean = as_mixed_batch((torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])))
+        >>> plan = draw_mixup(2, np.random.default_rng(0))
+        >>> with_plain(mix_batch(plan, clean), clean, [plan]).plain[0].rows[:, 0]
+        tensor([0, 1])
+    """
+    itself, device = torch.arange(len(is_a("clean", clean, MixedBatch).inputs))[:, None], clean.inputs.device
+    if not isinstance(plans, (list, tuple)) or not all(isinstance(plan, MixPlan) for plan in plans):
+        raise InputError(f"plans: expected a list of MixPlan, got {kind_of(plans)}")
+    rows = [torch.cat((itself, plan.partner), 1) for plan in plans]
+    weights = [plan.weight for plan in plans]
+    if len(is_a("batch", batch, MixedBatch).inputs) == (1 + len(plans)) * len(itself):  # the clean rows come first
+        several = max((part.shape[1] for part in rows), default=1)
+        rows = [itself.expand(-1, several), *rows]
+        weights = [F.pad(torch.ones(len(itself), 1), (0, several - 1)), *weights]
+    if sum(map(len, rows)) != len(batch.inputs):
+        raise InputError(f"batch: expected the rows of clean, mixed by {len(plans)} plans, got {len(batch.inputs)}")
+    found, shares = (torch.cat(part).to(device, non_blocking=True) for part in (rows, weights))
+    return batch._replace(plain=(PlainImages(clean, found, shares),))

@@ -33,7 +33,7 @@ def built_from(network: nn.Module) -> BuiltFrom | None:
 
 def build_model(
     model: str | nn.Module,
-    num_classes: int,
+    num_classes: int | None,
     in_channels: int = 3,
     stem: Stem = "standard",
     **timm_args: Any,
@@ -44,7 +44,7 @@ def build_model(
         model: a timm name, also one of a hub such as ``hf-hub:timm/resnet18.a1_in1k``; ``torchvision:resnet50``; the
             import path of a function of ``num_classes`` that builds a network, ``my_module.make_net``, which gets
             ``in_channels`` too if it takes them, or of a module's class; or a module, which is returned as it is.
-        num_classes: width of the output.
+        num_classes: width of the output; None leaves that to the network: as many as its pretrained weights have.
         in_channels: channels of the images.
         stem: ``"small"`` is for images of 28 or 32 pixels: the first convolution keeps the resolution (a 7 x 7
             one becomes 3 x 3) and the pooling behind it goes. Finer features for several times the work.
@@ -62,7 +62,8 @@ def build_model(
         >>> network(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
-    at_least("num_classes", num_classes, 1)
+    if num_classes is not None:
+        at_least("num_classes", num_classes, 1)
     at_least("in_channels", in_channels, 1)
     one_of("stem", stem, get_args(Stem))
     if isinstance(model, nn.Module):

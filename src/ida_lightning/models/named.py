@@ -17,16 +17,16 @@ from torchvision import models as torchvision_models
 from ida_lightning.errors import InputError
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:", "timm/", "local-dir:")
-_TORCHVISION = ("torchvision:", "torchvision.models.")
+TORCHVISION_PREFIXES = ("torchvision:", "torchvision.models.")
 
 
-def build_named(name: str, num_classes: int, in_channels: int, args: dict[str, Any]) -> nn.Module:
+def build_named(name: str, num_classes: int | None, in_channels: int, args: dict[str, Any]) -> nn.Module:
     """Build a network by name; see :func:`ida_lightning.models.build_model`.
 
     Raises:
         InputError: for a name that nobody knows, arguments that do not fit, and pretrained weights that cannot be had.
     """
-    prefix = next((prefix for prefix in _TORCHVISION if name.startswith(prefix)), None)
+    prefix = next((prefix for prefix in TORCHVISION_PREFIXES if name.startswith(prefix)), None)
     try:
         if prefix is not None:
             return _from_torchvision(name.removeprefix(prefix), num_classes, in_channels, dict(args))
@@ -56,7 +56,7 @@ def is_registered(name: str) -> bool:
         >>> is_registered("resnet18"), is_registered("torchvision:resnet18"), is_registered("os.system")
         (True, True, False)
     """
-    return name.startswith((*HUB_PREFIXES, *_TORCHVISION)) or timm.is_model(name)
+    return name.startswith((*HUB_PREFIXES, *TORCHVISION_PREFIXES)) or timm.is_model(name)
 
 
 def _without_timm_prefix(name: str) -> str:
@@ -70,13 +70,23 @@ def _without_timm_prefix(name: str) -> str:
     return plain if timm.is_model(plain) else name
 
 
+def is_of_a_hub(name: str) -> bool:
+    """Say whether a name is one of a hub, which has weights.
+
+    Example:
+        >>> is_of_a_hub("hf-hub:timm/resnet18.a1_in1k"), is_of_a_hub("resnet18")
+        (True, False)
+    """
+    return name.startswith(HUB_PREFIXES)
+
+
 def has_new_head(network: nn.Module, num_classes: int) -> bool:
     """Say whether the last layer of a pretrained network is random, because the weights are for other classes."""
     known = (vars(network).get("pretrained_cfg") or {}).get("num_classes")
     return known is not None and known != num_classes
 
 
-def _from_torchvision(name: str, num_classes: int, in_channels: int, args: dict[str, Any]) -> nn.Module:
+def _from_torchvision(name: str, num_classes: int | None, in_channels: int, args: dict[str, Any]) -> nn.Module:
     known = torchvision_models.list_models(module=torchvision_models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
@@ -93,7 +103,8 @@ def _from_torchvision(name: str, num_classes: int, in_channels: int, args: dict[
     seen = weights.transforms()
     if pretrained and name in ("googlenet", "inception_v3"):  # their weights are for pixels of another scale
         args.setdefault("transform_input", True)
-    network: nn.Module = torchvision_models.get_model(name, weights=None, num_classes=num_classes, **args)
+    width = len(weights.meta["categories"]) if num_classes is None else num_classes
+    network: nn.Module = torchvision_models.get_model(name, weights=None, num_classes=width, **args)
     if pretrained:
         own = network.state_dict()
         state = weights.get_state_dict(progress=False, check_hash=True)
@@ -110,10 +121,12 @@ def _from_torchvision(name: str, num_classes: int, in_channels: int, args: dict[
 
 
 def _from_function(
-    build: Callable[..., Any], name: str, num_classes: int, in_channels: int, args: dict[str, Any]
+    build: Callable[..., Any], name: str, num_classes: int | None, in_channels: int, args: dict[str, Any]
 ) -> nn.Module:
     """Call a function, or a class, with those of our arguments that it takes and all of the user's."""
-    ours = {"num_classes": num_classes, "in_channels": in_channels, "in_chans": in_channels}
+    ours = {"in_channels": in_channels, "in_chans": in_channels}
+    if num_classes is not None:
+        ours["num_classes"] = num_classes
     parameters = inspect.signature(build).parameters
     network = build(**{key: value for key, value in ours.items() if key in parameters}, **args)
     if not isinstance(network, nn.Module):
@@ -160,7 +173,7 @@ def _may_build(thing: object, module: str) -> bool:
 
 
 def _address_of(name: str) -> str:
-    if name.startswith(_TORCHVISION):
+    if name.startswith(TORCHVISION_PREFIXES):
         return "https://download.pytorch.org"
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     repository = (config.hf_hub_id if config is not None else None) or name.partition(":")[2] or name

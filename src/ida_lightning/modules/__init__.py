@@ -3,7 +3,7 @@
 from ida_lightning.modules.classification import ClassificationModule
 from ida_lightning.modules.distillation import DistillationModule
 from ida_lightning.modules.hooks import SupervisionHooks
-from ida_lightning.modules.options import Loss, Optimisation, Student, Teacher, TeacherOutputs
+from ida_lightning.modules.options import Loss, Optimisation, Student, Teacher, TeacherBlend, TeacherOutputs
 from ida_lightning.modules.schedules import SequenceLR
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "Student",
     "SupervisionHooks",
     "Teacher",
+    "TeacherBlend",
     "TeacherOutputs",
 ]

@@ -16,7 +16,9 @@ from typing_extensions import Unpack
 from ida_lightning.errors import InputError, at_least, is_a
 from ida_lightning.lightning_internals import attached_trainer, to_device, validation_stage
 from ida_lightning.mixing import MixedBatch
+from ida_lightning.models import Description
 from ida_lightning.modules.answers import TeacherAnswers
+from ida_lightning.modules.asking import looks_at_plain
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.evaluation import rows_that_count, update_metrics
 from ida_lightning.modules.guards import FiniteRows
@@ -29,9 +31,8 @@ from ida_lightning.modules.short_names import (
     merge_fields,
     plain_fields,
 )
-from ida_lightning.modules.teacher import FrozenTeacher
+from ida_lightning.modules.teachers import frozen
 from ida_lightning.supervision import Supervision, weighted_losses
-from ida_lightning.teacher_outputs import Answers
 
 
 class DistillationModule(SupervisionHooks, ClassifierBase):
@@ -50,19 +51,19 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
 
     Args:
         teacher: a timm name, a module that maps images to logits ``(batch, num_classes)``, or either with its weights
-            and options: :class:`~ida_lightning.modules.options.Teacher`.
+            and options: :class:`~ida_lightning.modules.options.Teacher`; or a list of those, which answer as one.
         student: likewise: :class:`~ida_lightning.modules.options.Student`.
         num_classes: classes of the data set. The command line fills this and the next two in.
         in_channels: channels of the images.
         image_size: pixels of the images; with them the teacher is tried before training starts.
-        loss: temperature and weights.
+        loss: temperature, weights and which distillation loss.
         optimizer: from parameters to optimiser.
         optimisation: schedule, learning rate and compilation, which is of student, teacher and loss.
-        fields: single fields of ``teacher`` (``teacher_checkpoint``, ``teacher_args``, ``teacher_precision``,
-            ``allow_other_teacher``), ``student`` (``student_args``), ``loss`` (``temperature``, ``soft_weight``,
-            ``hard_weight``, ``nonfinite``, ``hard_temperature``) and ``optimisation`` (``lr_scheduler``,
-            ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``, ``lr_monitor``, ``layout``) by short
-            names.
+        fields: single fields of ``teacher`` (``teacher_checkpoint``, ``teacher_args``, ``teacher_view`` and the others,
+            and ``allow_other_teacher``), ``student`` (``student_args``), ``loss`` (``temperature``, ``soft_weight``,
+            ``hard_weight``, ``nonfinite``, ``hard_temperature``, ``distillation``) and ``optimisation``
+            (``lr_scheduler``, ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``, ``lr_monitor``,
+            ``layout``) by short names.
 
     Raises:
         InputError: for values out of range, a field with different values by its short name and in its group, networks
@@ -95,7 +96,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
 
     def __init__(
         self,
-        teacher: str | nn.Module | Teacher,
+        teacher: str | nn.Module | Teacher | list[str | nn.Module | Teacher],
         student: str | nn.Module | Student,
         num_classes: int,
         in_channels: int = 3,
@@ -111,7 +112,8 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         check_names(type(self).__name__, fields, SHORT_NAMES)
         teacher = merge_fields("teacher", teacher if isinstance(teacher, Teacher) else Teacher(teacher), fields)
         student = merge_fields("student", student if isinstance(student, Student) else Student(student), fields)
-        _check_two_networks(teacher.network, student.network)
+        for member in teacher.members:
+            _check_two_networks(member.network, student.network)
         loss = merge_fields("loss", is_a("loss", loss, Loss), fields)
         optimisation = merge_fields("optimisation", is_a("optimisation", optimisation, Optimisation), fields)
         super().__init__(num_classes, optimizer, optimisation)
@@ -126,10 +128,12 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         self.soft_weight = loss.soft_weight
         self.hard_weight = loss.hard_weight
         self.hard_temperature = loss.hard_temperature
+        self.distillation = loss.distillation
         self.finite_rows: FiniteRows = FiniteRows(loss.nonfinite)
         self.allow_other_teacher = teacher.allow_other
-        self.teacher = FrozenTeacher(teacher, num_classes, in_channels, image_size, optimisation.compile_args)
-        self.answers = TeacherAnswers(self.teacher, teacher.outputs, loss.temperature)
+        compile_args = optimisation.compile_args
+        self.teacher = frozen(teacher, num_classes, in_channels, image_size, compile_args, loss.temperature)
+        self.answers = TeacherAnswers(self.teacher, teacher, loss.temperature)
 
     @property
     def network(self) -> nn.Module:
@@ -157,17 +161,18 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         return [*super().trained_parameters(), *self.method_networks.parameters()]
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Add what stores and replays the teacher's answers, if they are stored."""
-        return [*super().configure_callbacks(), *([] if self.answers.options is None else [self.answers])]
+        """Add what stores and replays the teacher's answers, or asks for other images than the student's."""
+        needed = self.answers.options is not None or looks_at_plain(self.answers.view)
+        return [*super().configure_callbacks(), *([self.answers] if needed else [])]
 
     def supervise(self, batch: MixedBatch, batch_idx: int | None = None) -> Supervision:
         """Return what the student is taught on ``batch``: the teacher's answer after all hooks.
 
         Args:
-            batch: images that the teacher sees as the student does.
+            batch: images that the student sees, and the teacher too unless it looks at the unmixed ones.
             batch_idx: number of a training batch in its epoch, whose answers may be stored; None asks the teacher.
         """
-        answers = Answers(self.teacher(batch.inputs)) if batch_idx is None else self.answers(batch, batch_idx)
+        answers = self.answers(batch, batch_idx)
         teacher_logits = answers.logits
         with torch.no_grad(), torch.autocast(teacher_logits.device.type, enabled=False):
             finite = torch.isfinite(teacher_logits).all(1)
@@ -191,6 +196,9 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         if self.logs_loss():
             self.log("train/loss", loss, prog_bar=True)
             self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()})
+        if self.answers.rows and not self.trainer.barebones:
+            means = {f"train/{name}": rows.mean() for name, rows in self.answers.rows.items()}
+            self.log_dict(means, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.inputs))
         return loss
 
     def on_train_start(self) -> None:
@@ -202,18 +210,32 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         if figures is None:
             return
         accuracy, nll = figures
+        values = {"teacher/val_acc": accuracy, "teacher/val_nll": nll}
+        hashes = {"teacher_fingerprint": self.teacher.fingerprint}
+        if len(self.teacher.members) > 1:
+            for name, member in zip(self.answers.names, self.teacher.members, strict=True):
+                hashes[f"teacher_fingerprint/{name}"] = member.fingerprint
+        for name, (member_accuracy, member_nll) in self.answers.of_members.items():
+            values |= {f"teacher/{name}/val_acc": member_accuracy, f"teacher/{name}/val_nll": member_nll}
+            rank_zero_info(f"teacher {name}: {member_accuracy:.2%} validation accuracy")
         if self.trainer.is_global_zero:
             self.answers.keep_validation(accuracy, nll)
-        values = {"teacher/val_acc": accuracy, "teacher/val_nll": nll}
         for logger in self.trainer.loggers:
-            logger.log_hyperparams({"teacher_fingerprint": self.teacher.fingerprint})
+            logger.log_hyperparams(hashes)
             logger.log_metrics(values, step=self.trainer.global_step)
         rank_zero_info(f"teacher: {accuracy:.2%} validation accuracy")
         if accuracy < 2 / self.num_classes:
             rank_zero_warn(f"teacher: {accuracy:.2%} validation accuracy is close to chance")
 
     def _evaluate_teacher(self) -> tuple[float, float]:
-        """Return accuracy and NLL on the validation images."""
+        """Return accuracy and NLL on the validation images, after those of every one of several teachers."""
+        members = self.teacher.members
+        if len(members) > 1:
+            found = {name: self._evaluate(one) for name, one in zip(self.answers.names, members, strict=True)}
+            self.answers.of_members = found
+        return self._evaluate(self.teacher)
+
+    def _evaluate(self, teacher: Callable[[Tensor], Tensor]) -> tuple[float, float]:
         accuracy, nll = deepcopy(self.val_acc), deepcopy(self.val_nll)
         accuracy.reset()
         nll.reset()
@@ -224,9 +246,16 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
                 for number, fetched in enumerate(islice(loader, None if batches == float("inf") else int(batches))):
                     batch = self.take_batch(to_device(self.trainer, fetched))
                     rows = rows_that_count(loader, number, len(batch.inputs))
-                    update_metrics(accuracy, nll, self.teacher(batch.inputs), batch, rows)
+                    update_metrics(accuracy, nll, teacher(batch.inputs), batch, rows)
         self.intake.check()
         return float(accuracy.compute()), float(nll.compute())
+
+    def description(self) -> Description:
+        """Return what files say of the student, its teacher among it."""
+        described, teacher = super().description(), self.teacher
+        network = teacher.source if isinstance(teacher.source, str) else type(teacher.source).__name__
+        known = {"network": network, "fingerprint": teacher.fingerprint, "file_sha256": teacher.file_sha256}
+        return described._replace(recipe={**described.recipe, "teacher": known})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the teacher's fingerprint, not the teacher."""

@@ -71,7 +71,7 @@ class TeacherRecorder(EvaluatedModule):
 
     def on_train_batch_start(self, batch: MixedBatch, batch_idx: int) -> int | None:
         """Skip the epoch if its answers are there: Lightning takes -1 for that."""
-        return -1 if batch_idx == 0 and self.answers.holds_epoch(self.trainer, len(batch.inputs)) else None
+        return -1 if batch_idx == 0 and self.answers.holds_epoch(self.trainer, batch) else None
 
     def training_step(self, batch: MixedBatch, batch_idx: int) -> None:
         """Ask the teacher about one batch."""

@@ -15,11 +15,16 @@ from ida_lightning.errors import InputError
 from ida_lightning.files import digest_of_file
 from ida_lightning.models import (
     ImageInput,
+    Weights,
+    chosen_outputs,
     failure,
     fingerprint,
     has_new_head,
+    is_of_a_hub,
+    known_outputs,
     load_weights,
     logits_of,
+    outputs_in,
     pretrained_input,
     put_weights,
 )
@@ -45,6 +50,7 @@ class FrozenTeacher:
         fingerprint: of its weights, once prepared; see :func:`ida_lightning.models.fingerprint`.
         file_sha256: of the weight file as it was when it was loaded, whatever lies there later.
         channels_last: whether its weights and images lie in memory with the channels last; see :meth:`lay_out`.
+        class_names: of the student's classes, as far as the weight file says what its outputs are.
     """
 
     def __init__(
@@ -55,17 +61,23 @@ class FrozenTeacher:
         image_size: int,
         compile_args: dict[str, Any] | None = None,
     ) -> None:
-        self.source = options.network
+        self.source = cast("str | nn.Module", options.network)  # a list of teachers is FrozenTeachers
         self.num_classes = num_classes
         self.input_shape: tuple[int, ...] = (in_channels, image_size, image_size)
         self.checkpoint = options.checkpoint
         self.args = options.args or {}
+        if isinstance(self.source, str) and is_of_a_hub(self.source) and self.checkpoint is None:
+            self.args = {"pretrained": True, **self.args}
+        self.classes = options.classes
+        self.image_input = options.trained_on()
         self.precision = options.precision
         self.compile_args = compile_args
         self.network: nn.Module | None = None
         self.fingerprint: str | None = None
         self.file_sha256: str | None = None
         self.channels_last = False
+        self.class_names: list[str] | None = None
+        self._choice: Tensor | None = None  # of its outputs
         self._adapt: tuple[Tensor, Tensor, int] | None = None  # factor, shift, size
 
     def prepare(self, class_names: list[str] | None, image_input: ImageInput | None = None) -> None:
@@ -82,24 +94,23 @@ class FrozenTeacher:
         """
         if isinstance(self.source, str) and self.checkpoint is None:
             self._check_pretrained(self.source)
-        network = built_for("teacher", self.source, self.num_classes, self.input_shape[0], self.args)
+        weights = None if self.checkpoint is None else self._read_weights(self.checkpoint)
+        width = self.num_classes if self.classes is None else outputs_in(weights, self.source)
+        network = built_for("teacher", self.source, width, self.input_shape[0], self.args)
         trained_on = pretrained_input(network) if self.args.get("pretrained") else None
-        if trained_on is not None and self.checkpoint is None and has_new_head(network, self.num_classes):
+        expects_ours = trained_on is not None and weights is None and self.classes is None
+        if expects_ours and has_new_head(network, self.num_classes):
             raise InputError(
                 f"teacher: expected the student's {self.num_classes} classes, the pretrained {self.source!r} has "
-                "others; give a teacher_checkpoint that was trained on these classes"
+                "others; give a teacher_checkpoint that was trained on these classes, or teacher_classes"
             )
-        if self.checkpoint is not None:
-            self.file_sha256 = digest_of_file(self.checkpoint)
-            weights = load_weights(self.checkpoint, "teacher_checkpoint")
-            if digest_of_file(self.checkpoint) != self.file_sha256:
-                raise InputError(
-                    f"teacher_checkpoint: expected a finished file, got {self.checkpoint}, which another process has "
-                    "replaced while it was read"
-                )
-            _check_classes(weights.class_names, class_names)
+        if weights is not None and self.checkpoint is not None:
+            if self.classes is None:
+                _check_classes(weights.class_names, class_names)
+                self.class_names = weights.class_names
             put_weights(network, weights, self.checkpoint, "teacher_checkpoint")
             trained_on = weights.image_input
+        trained_on = self.image_input or trained_on
         for parameter in network.parameters():  # not requires_grad_, which a scripted network refuses
             parameter.requires_grad = False
         self.network = network.eval()
@@ -107,8 +118,13 @@ class FrozenTeacher:
         self._adapt = _adaptation(trained_on, image_input)
         if self._adapt is not None:
             rank_zero_info(f"teacher: gets images of its own kind, {trained_on}, the student {image_input}")
+        self._choice = None
         self.lay_out(self.channels_last)
-        self._check_output()
+        width = self._check_output()
+        if self.classes is not None:
+            names = (weights and weights.class_names) or known_outputs(self.source, network, width)
+            choice = chosen_outputs(self.classes, width, names, class_names, self.num_classes)
+            self._choice = torch.tensor(choice, device=next((p.device for p in network.parameters()), None))
         if self.compile_args is not None:
             if isinstance(network, torch.jit.ScriptModule):
                 raise InputError(
@@ -121,6 +137,19 @@ class FrozenTeacher:
         before, self.channels_last = self.channels_last, last
         if self.network is not None and (before or last) and convolves(self.network):
             self.network.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    @property
+    def members(self) -> list[FrozenTeacher]:
+        """Itself: the teachers that answer."""
+        return [self]
+
+    def _read_weights(self, path: str) -> Weights:
+        self.file_sha256 = digest_of_file(path)
+        weights = load_weights(path, "teacher_checkpoint")
+        if digest_of_file(path) != self.file_sha256:
+            replaced = "which another process has replaced while it was read"
+            raise InputError(f"teacher_checkpoint: expected a finished file, got {path}, {replaced}")
+        return weights
 
     def facts(self, precision: str) -> dict[str, Any]:
         """Return all that decides about the answers to given images, as plain values.
@@ -137,7 +166,9 @@ class FrozenTeacher:
         adapt = (
             None if self._adapt is None else [part.flatten().tolist() for part in self._adapt[:2]] + [self._adapt[2]]
         )
+        choice = {} if self.classes is None else {"classes": list(self.classes)}
         return {
+            **choice,
             "network": source,
             "arguments": {key: repr(value) for key, value in self.args.items()},
             "file": file,
@@ -156,13 +187,14 @@ class FrozenTeacher:
             )
         # timm would replace a head of another width by a random one, with a line in the log.
         config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-        if config is not None and config.num_classes != self.num_classes:
+        if config is not None and self.classes is None and config.num_classes != self.num_classes:
             raise InputError(
                 f"teacher: expected the student's {self.num_classes} classes, the pretrained {name!r} has "
-                f"{config.num_classes}; give a teacher_checkpoint that was trained on these classes"
+                f"{config.num_classes}; give a teacher_checkpoint that was trained on these classes, or teacher_classes"
             )
 
-    def _check_output(self) -> None:
+    def _check_output(self) -> int:
+        """Try the network on a blank image; returns how many outputs it has."""
         like = next((p for p in self.network.parameters()), torch.zeros(1))  # type: ignore[union-attr]
         if like.device.type == "meta":
             raise InputError("teacher: expected weights, got a network on the meta device, which has none")
@@ -174,11 +206,13 @@ class FrozenTeacher:
                 raise
             except Exception as error:
                 raise failure("teacher", self.input_shape, error) from error
-        if logits.shape != (1, self.num_classes):
+        expected = (1, self.num_classes if self.classes is None else logits.shape[-1])
+        if logits.shape != expected:
             raise InputError(
                 f"teacher: expected logits of the student's {self.num_classes} classes, got output of shape "
                 f"{tuple(logits.shape)} for one image"
             )
+        return int(logits.shape[1])
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Apply ``fn``, which ``nn.Module.to`` and its like apply to every tensor."""
@@ -194,6 +228,8 @@ class FrozenTeacher:
         if self._adapt is not None:
             factor, shift, size = self._adapt
             self._adapt = moved(factor), moved(shift), size
+        if self._choice is not None:
+            self._choice = self._choice.to(moved(torch.empty(0, device=self._choice.device)).device)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` in float32 or better, without a graph.
@@ -211,6 +247,8 @@ class FrozenTeacher:
                 if images.shape[-1] != size:
                     images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
             logits = self._forward(channels_last(images) if self.channels_last else images)
+            if self._choice is not None:
+                logits = logits.index_select(1, self._choice)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _forward(self, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ida_lightning.__main__ import main
-from ida_lightning.studies.compare.cells import Cell
+from ida_lightning.studies.compare.cells import Cell, digest_of, teacher_of
 from ida_lightning.studies.compare.estimates import timed
 from ida_lightning.studies.compare.settings import read_settings
 from ida_lightning.studies.compare.sharing import Sharing
@@ -96,6 +96,8 @@ def test_answers_that_a_killed_comparison_left_are_freed(files):
     left = Path("out/teacher_outputs/0123456789abcdef")
     left.mkdir(parents=True)
     (left / ".lock-rank_0").touch()
+    (left.parent / ".lock-host-1").touch()
+    (left.parent / ".holder-host-2").write_text("{}")
     main(files(methods={"student": METHODS["student"]}, reference="student", seeds=[0]))
     assert not left.parent.exists()
 
@@ -147,6 +149,37 @@ def test_a_folder_of_ones_own_is_not_replaced(files):
     assert {cell.answers for cell in Sharing(cells, settings_of(files, share_teacher=False)).cells} == {None}
 
 
+def test_views_that_ask_about_the_same_images_share(files):
+    several = [{"network": "t", "checkpoint": "a"}, {"network": "u", "checkpoint": "b"}]
+    cells = [
+        made("mixed"),
+        made("plain", teacher_view="plain", teacher_blend=None),
+        made("logits", teacher_view="plain_logits"),
+        made("as_ever", teacher_view="mixed", teacher_classes=None),
+        made("mirrored", teacher_view="mirrored"),
+        made("two", teacher=several),
+        made("trusted", teacher=several, teacher_blend={"trust": "violation"}),
+    ]
+    shared = {cell.method: cell.answers for cell in Sharing(cells, settings_of(files)).cells}
+    assert shared["plain"] == shared["logits"] is not None
+    assert shared["mixed"] == shared["as_ever"] is not None
+    assert shared["two"] == shared["trusted"] is not None
+    assert shared["mirrored"] is None
+    assert len(set(shared.values())) == 4
+
+
+def test_files_of_several_teachers_are_told_apart(tmp_path):
+    entries = [{"network": "t", "checkpoint": str(tmp_path / name)} for name in "ab"]
+    paths = teacher_of({"model": {"init_args": {"teacher": entries, "teacher_checkpoint": None}}})
+    assert digest_of(paths) is None
+    for name in "ab":
+        Path(tmp_path, name).write_text(name)
+    first = digest_of(paths)
+    assert first != digest_of(paths[::-1])
+    Path(tmp_path, "b").write_text("other")
+    assert first != digest_of(paths) is not None
+
+
 def test_only_times_of_one_kind_are_compared():
     results = [{"answers": word} for word in ("live", "recorded", "stored", None)]
     assert timed(results) == results[2:]
@@ -157,9 +190,14 @@ def test_only_times_of_one_kind_are_compared():
 def test_newer_arguments_at_their_defaults_change_no_digest(files):
     from ida_lightning.studies.compare.cells import _decisive
 
-    new = made("a", hard_temperature=1.0).config
+    new = made("a", hard_temperature=1.0, distillation={"class_path": "ida_lightning.KL", "init_args": {}}).config
     old = yaml.safe_load(yaml.safe_dump(new))
-    for name in ("teacher_outputs", "hard_temperature"):
+    for name in ("teacher_outputs", "hard_temperature", "distillation"):
         del old["model"]["init_args"][name]
     assert _decisive(new) == _decisive(old)
     assert _decisive(made("a", hard_temperature=2.0).config) != _decisive(old)
+    export = {"class_path": "ExportCallback", "init_args": {"path": "net.safetensors"}}
+    for artifact, same in ((False, True), (True, False)):
+        newer = {**export, "init_args": {**export["init_args"], "artifact": artifact}}
+        configs = [{**old, "trainer": {**old["trainer"], "callbacks": [callback]}} for callback in (export, newer)]
+        assert (_decisive(configs[0]) == _decisive(configs[1])) is same

@@ -1,6 +1,6 @@
 """The arguments of the modules in groups: teacher, student, loss, optimisation."""
 
-from ida_lightning.modules.options.loss import Loss
+from ida_lightning.modules.options.loss import Loss, plain_loss
 from ida_lightning.modules.options.networks import Student, built_for, check_args, check_network
 from ida_lightning.modules.options.optimisation import (
     Layout,
@@ -10,7 +10,7 @@ from ida_lightning.modules.options.optimisation import (
     default_optimizer,
     picklable,
 )
-from ida_lightning.modules.options.teacher import Precision, Teacher, TeacherOutputs
+from ida_lightning.modules.options.teacher import Precision, Teacher, TeacherBlend, TeacherOutputs, View
 
 __all__ = [
     "LRSchedulerCallable",
@@ -21,10 +21,13 @@ __all__ = [
     "Precision",
     "Student",
     "Teacher",
+    "TeacherBlend",
     "TeacherOutputs",
+    "View",
     "built_for",
     "check_args",
     "check_network",
     "default_optimizer",
     "picklable",
+    "plain_loss",
 ]

@@ -60,7 +60,7 @@ def check_args(name: str, args: object) -> dict[str, Any]:
 
 
 def built_for(
-    argument: str, network: str | nn.Module, num_classes: int, in_channels: int, args: dict[str, Any] | None
+    argument: str, network: str | nn.Module, num_classes: int | None, in_channels: int, args: dict[str, Any] | None
 ) -> nn.Module:
     """Build the network of an argument, which errors name; see :func:`ida_lightning.models.build_model`."""
     try:

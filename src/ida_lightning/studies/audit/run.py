@@ -18,6 +18,7 @@ from torch import Tensor
 from ida_lightning.data import MixingDataModule
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.files import writable_folder
+from ida_lightning.isotonic import Space
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.lightning_internals import in_precision, move_to_device, with_progress_bar
 from ida_lightning.locks import OutputLock
@@ -31,8 +32,10 @@ from ida_lightning.methods import (
 )
 from ida_lightning.models import ImageInput, load_weights, put_weights
 from ida_lightning.modules import DistillationModule
+from ida_lightning.modules.teachers import FrozenTeachers
 from ida_lightning.revision_selection.revision import revise_soft_labels
 from ida_lightning.revision_selection.selection import trusted_rows
+from ida_lightning.studies.audit.examples import MostChanged
 from ida_lightning.studies.audit.figure import draw
 from ida_lightning.studies.audit.measure import measure
 from ida_lightning.studies.audit.page import write_page
@@ -148,11 +151,12 @@ def measure_teacher(
     if stddev_batches is not None:
         with torch.no_grad():
             stddevs = measure_stddev(data, stddev_batches, teacher, student, device, progress("T. stddev"))
-    stored = model.answers.reader(data.pictures, str(trainer.precision))
-    tables = measure(data, batches, model.temperature, teacher, device, revise, progress("Auditing"), stored)
     space, strength, role = configured_correction(callbacks)
     mixing = "clean" if data.mixing.kind == "none" else data.mixing.kind
     configured = Configured(mixing, data.mixing.probability, space, strength, role, model.temperature)
+    stored = model.answers.reader(data.pictures, str(trainer.precision))
+    look = MostChanged(configured.mixed, space, model.temperature, data.class_names, data.denormalise)
+    tables = measure(data, batches, model.temperature, teacher, device, revise, progress("Auditing"), stored, look)
     selection = _selection(trainer, model, data)
     mixed = [name for name in tables if name not in ("clean", "validation")]
     source = model.teacher.source
@@ -176,7 +180,7 @@ def measure_teacher(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "revision": {"eta": revision.eta, "which": revision.which, "space": revision.space},
         "selection": selection,
-        "not_measured": methods_not_measured(callbacks, selection),
+        "not_measured": [*methods_not_measured(callbacks, selection), *_of_teacher_not_measured(model)],
         "config": config,
     }
     return Report(
@@ -185,10 +189,11 @@ def measure_teacher(
         [measurement for name, rows in tables.items() for measurement in summarise(name, rows)],
         {name: worst_pairs(tables[name], configured.moved, data.class_names) for name in mixed},
         stddevs,
+        look.examples,
     )
 
 
-def configured_correction(callbacks: Iterable[L.Callback]) -> tuple[str, float | None, str | None]:
+def configured_correction(callbacks: Iterable[L.Callback]) -> tuple[Space, float | None, str | None]:
     """Return space, strength and role of the correction among a Trainer's callbacks; the last two None without one."""
     for callback in callbacks:
         if isinstance(callback, AuthorsIsotonicCallback):
@@ -223,6 +228,16 @@ def methods_not_measured(callbacks: Iterable[L.Callback], selection: Mapping[str
             left_out.append(f"the margin of {callback}")
         seen.add(kind)
     return left_out
+
+
+def _of_teacher_not_measured(model: DistillationModule) -> list[str]:
+    """Name what a run does with its teachers' answers and the audit, which shows them mixed images, does not."""
+    named = [] if model.answers.view == "mixed" else [f"teacher_view {model.answers.view}"]
+    if isinstance(model.teacher, FrozenTeachers):
+        blend = model.teacher.options
+        named += ["correction before averaging"] if blend.correct == "before" else []
+        named += ["trust in each teacher"] if blend.trust is not None else []
+    return named
 
 
 def _selection(trainer: L.Trainer, model: DistillationModule, data: MixingDataModule) -> dict[str, Any] | None:

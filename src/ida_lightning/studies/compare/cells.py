@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from ida_lightning.cli import read_fit_config
 from ida_lightning.errors import InputError
-from ida_lightning.files import digest_of_file
+from ida_lightning.files import digest_of_file, joint_digest
 from ida_lightning.studies.compare.settings import Settings
+from ida_lightning.trackers import flat
 
 Result = dict[str, Any]
 TUNING = "tuning"
@@ -22,7 +23,11 @@ TUNING = "tuning"
 ONE_DEVICE = {"trainer": {"devices": 1, "num_nodes": 1}}
 _OTHER_COMMANDS = ("allow_untrained",)  # of evaluation
 # Arguments that older results do not have, with what they were then.
-_NEWER = {"teacher_outputs": None, "lr_monitor": None, "hard_temperature": 1.0, "layout": "auto"}
+_NEWER: dict[str, Any] = {"teacher_outputs": None, "lr_monitor": None, "hard_temperature": 1.0, "teacher_view": "mixed"}
+_NEWER |= dict.fromkeys(("teacher_blend", "teacher_image_input", "teacher_classes"))
+_NEWER["layout"] = "auto"
+_NEWER["distillation"] = {"class_path": "ida_lightning.KL", "init_args": {}}
+_NEWER_OF_CALLBACKS = {"artifact": False}
 _WATCHING = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
 
 
@@ -35,7 +40,7 @@ class Cell(NamedTuple):
         folder: where its config, logs and figures are.
         config: the whole fit config, every default included.
         digest: of the config, without what only concerns watching.
-        teacher: the teacher's weight file, if there is one.
+        teacher: the teacher's weight file, if there is one; those of several teachers.
         keep_weights: see :class:`Settings`.
         answers: the folder of the teacher's answers that this run shares with others; None asks the teacher.
         label: the method in messages, where that is more than its name.
@@ -46,7 +51,7 @@ class Cell(NamedTuple):
     folder: Path
     config: dict[str, Any]
     digest: str
-    teacher: str | None
+    teacher: str | tuple[str, ...] | None
     keep_weights: bool = False
     answers: str | None = None
     label: str = ""
@@ -158,9 +163,13 @@ def make_cells(settings: Settings, configs: Mapping[str, dict[str, Any]], view: 
     return cells
 
 
-def teacher_of(config: Mapping[str, Any]) -> str | None:
-    """Return the teacher's weight file in a fit config, if there is one."""
-    path: str | None = config["model"]["init_args"].get("teacher_checkpoint")
+def teacher_of(config: Mapping[str, Any]) -> str | tuple[str, ...] | None:
+    """Return the teacher's weight file in a fit config, if there is one, or those of several teachers."""
+    arguments = config["model"]["init_args"]
+    if isinstance(several := arguments.get("teacher"), list):
+        entries = [entry.get("checkpoint") if isinstance(entry, Mapping) else None for entry in several]
+        return tuple(str(path or "") for path in entries)
+    path: str | None = arguments.get("teacher_checkpoint")
     return path
 
 
@@ -210,8 +219,10 @@ _SHARES = ("_acc", "_ece", "_ece_scaled", "agreement")
 _FIGURES = (*(f"{split}_{name}" for split in ("val", "test") for name in ("acc", "nll", "ece")), *_CAN_BE_MISSING)
 
 
-def digest_of(path: str | None) -> str | None:
-    """Return the SHA-256 of a file, which every cell of a comparison asks for; None if there is none."""
+def digest_of(path: str | tuple[str, ...] | None) -> str | None:
+    """Return the SHA-256 of a file, or of several, which every cell of a comparison asks for; None if there is none."""
+    if isinstance(path, tuple):
+        return joint_digest(map(digest_of, path))
     if not path or not Path(path).is_file():
         return None
     state = Path(path).stat()
@@ -233,16 +244,16 @@ def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     model = config["model"]
     arguments = {key: value for key, value in model.get("init_args", {}).items() if _NEWER.get(key, _NEWER) != value}
     rest["model"] = {**model, "init_args": arguments}
-    return {**rest, "trainer": {key: value for key, value in config["trainer"].items() if key not in _WATCHING}}
+    trainer = {key: value for key, value in config["trainer"].items() if key not in _WATCHING}
+    if isinstance(trainer.get("callbacks"), list):
+        trainer["callbacks"] = [_without_newer(entry) for entry in trainer["callbacks"]]
+    return {**rest, "trainer": trainer}
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the values of a fit config by dotted keys."""
-    if isinstance(config, list):
-        config = {str(index): value for index, value in enumerate(config)}
-    if not isinstance(config, dict) or not config:
-        return {prefix: config}
-    values: dict[str, Any] = {}
-    for key, value in config.items():
-        values |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return values
+def _without_newer(entry: Any) -> Any:
+    """Return a callback of a config without arguments that older results do not have."""
+    arguments = entry.get("init_args") if isinstance(entry, dict) else None
+    if not isinstance(arguments, dict):
+        return entry
+    kept = {key: value for key, value in arguments.items() if _NEWER_OF_CALLBACKS.get(key, _NEWER) != value}
+    return {**entry, "init_args": kept}

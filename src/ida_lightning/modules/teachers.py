@@ -1,0 +1,166 @@
+"""Several teachers that answer as one, each as training cannot change it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ida_lightning.blending import blend_answers, in_order, trust_by_order
+from ida_lightning.errors import InputError
+from ida_lightning.files import joint_digest
+from ida_lightning.label_mix import LabelMix
+from ida_lightning.models import ImageInput
+from ida_lightning.modules.options import Teacher, TeacherBlend
+from ida_lightning.modules.teacher import FrozenTeacher
+
+
+class FrozenTeachers:
+    """Holds several teachers outside the module tree; to others it is a :class:`FrozenTeacher` that answers for all.
+
+    They are asked one after the other, so memory holds the activations of one at a time.
+
+    Args:
+        options: a list of teachers, and how they answer as one.
+        num_classes: width that every output must have.
+        in_channels: channels of the images they will see.
+        image_size: pixels of the images they will see.
+        compile_args: of ``torch.compile``; None for eager.
+        temperature: at which they are averaged.
+    """
+
+    def __init__(
+        self,
+        options: Teacher,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        compile_args: dict[str, Any] | None = None,
+        temperature: float = 4.5,
+    ) -> None:
+        self.names = options.names()
+        self.options = options.blend or TeacherBlend()
+        self.temperature = temperature
+        self.num_classes = num_classes
+        self.members = [
+            FrozenTeacher(member, num_classes, in_channels, image_size, compile_args) for member in options.members
+        ]
+        self.checkpoint = ", ".join(member.checkpoint or "" for member in self.members).strip(", ") or None
+        self.source = ", ".join(self.names)
+
+    def prepare(self, class_names: list[str] | None, image_input: ImageInput | None = None) -> None:
+        """Build them one after the other; see :meth:`FrozenTeacher.prepare`.
+
+        Raises:
+            InputError: naming the teacher, also where two say that they have different classes.
+        """
+        known: tuple[str, list[str]] | None = None
+        for name, member in zip(self.names, self.members, strict=True):
+            try:
+                member.prepare(class_names, image_input)
+            except InputError as error:
+                raise InputError(f"teacher {name}: {error}") from error
+            if known is not None and member.class_names not in (None, known[1]):
+                raise InputError(
+                    f"teacher {name}: expected the classes of {known[0]}, {_shown(known[1])}, got "
+                    f"{_shown(member.class_names or [])}"
+                )
+            if member.class_names is not None:
+                known = name, member.class_names
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits ``(batch, classes)`` of all together, of images whose labels nobody asks about: no order, no trust."""
+        return self._blended([member(images) for member in self.members])
+
+    def blend(self, answers: Sequence[Tensor], mix: LabelMix) -> tuple[Tensor, Tensor | None]:
+        """Return logits that stand for the answers of all, and each one's weight on every row where trust decides.
+
+        Args:
+            answers: ``(batch, classes)`` of every teacher.
+            mix: the labels of the rows.
+        """
+        answers, weights = list(answers), None
+        if self.options.trust is not None:
+            weights = trust_by_order(answers, mix, self.temperature)
+        if self.options.correct == "before":
+            answers = [in_order(answer, mix, self.temperature) for answer in answers]
+        return self._blended(answers, weights), weights
+
+    def _blended(self, answers: list[Tensor], trust: Tensor | None = None) -> Tensor:
+        weights: Any = self.options.weights
+        if trust is not None:
+            weights = trust if weights is None else trust * trust.new_tensor(weights)[:, None]
+        if len(answers) == 1:
+            return answers[0]
+        return blend_answers(answers, weights, self.temperature, self.options.average)
+
+    @property
+    def network(self) -> nn.Module | None:
+        """A list of their networks; None while one is not built."""
+        networks = [member.network for member in self.members]
+        return None if None in networks else nn.ModuleList(networks)  # type: ignore[arg-type]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of all of their weights; None while one is not known."""
+        known = [member.fingerprint for member in self.members]
+        return None if None in known else hashlib.sha256(" ".join(map(str, known)).encode()).hexdigest()
+
+    @property
+    def file_sha256(self) -> str | None:
+        """Of all weight files as they were when they were loaded; None if there are none."""
+        return joint_digest([member.file_sha256 for member in self.members])
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the images they will see."""
+        return self.members[0].input_shape
+
+    @input_shape.setter
+    def input_shape(self, shape: tuple[int, ...]) -> None:
+        for member in self.members:
+            member.input_shape = shape
+
+    @property
+    def compile_args(self) -> dict[str, Any] | None:
+        """Arguments of ``torch.compile``; None for eager."""
+        return self.members[0].compile_args
+
+    @compile_args.setter
+    def compile_args(self, compile_args: dict[str, Any] | None) -> None:
+        for member in self.members:
+            member.compile_args = compile_args
+
+    def lay_out(self, last: bool) -> None:
+        """Lay the weights of all of them out in memory; see :meth:`FrozenTeacher.lay_out`."""
+        for member in self.members:
+            member.lay_out(last)
+
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Apply ``fn``, which ``nn.Module.to`` and its like apply to every tensor."""
+        for member in self.members:
+            member.move(fn)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeachers:
+        """Return itself: copies of the student share the teachers."""
+        return self
+
+
+def frozen(
+    options: Teacher,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    compile_args: dict[str, Any] | None,
+    temperature: float,
+) -> FrozenTeacher | FrozenTeachers:
+    """Return the teacher of these options, or the teachers; not built yet."""
+    if isinstance(options.network, list):
+        return FrozenTeachers(options, num_classes, in_channels, image_size, compile_args, temperature)
+    return FrozenTeacher(options, num_classes, in_channels, image_size, compile_args)
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
