@@ -22,10 +22,11 @@ from ida_lightning.models import build_model, eval_mode, fingerprint, load_weigh
 from ida_lightning.models.weights import Weights
 from ida_lightning.plots import plot_corrections
 from ida_lightning.supervision import Supervision
+from ida_lightning.truth import project_onto_simplex
 
 BATCH, CLASSES = 3, 5
 ROOMS = ("adapters", "errors", "isotonic", "label_mix", "losses", "metrics", "mixing", "picking", "revision_selection")
-ROOMS += ("supervision", "blending")
+ROOMS += ("supervision", "truth", "blending")
 # Plain tuples of tensors that collating and transfer build; whoever takes them checks them. And the error itself.
 UNCHECKED = {
     LabelMix,
@@ -122,6 +123,14 @@ NOT_MIXES: list[Any] = [
 ]
 OTHER_LABELS: list[Any] = [LabelMix(changed(MIX.labels, value), MIX.weights) for value in (-1, CLASSES, 2**40)]
 NOT_WEIGHTS: list[Any] = [LabelMix(MIX.labels, changed(MIX.weights, value)) for value in (nan, inf, -0.5, 5.0)]
+NOT_ROWS: list[Any] = [
+    *NOT_TENSORS,
+    torch.tensor([0.0]),
+    torch.tensor([3]),
+    torch.tensor([-4]),
+    LABELS[:2] > 0,
+    MIX.labels,
+]
 NOT_IMAGES: list[Any] = [
     *NOT_TENSORS,
     (255 * IMAGES).to(torch.uint8),
@@ -164,6 +173,7 @@ NOT_NETWORKS = [*NOT_TENSORS, "resnet18", nn.Linear]
 BROKEN = {"values": [*NOT_MATRICES, PROBS[:2], changed(PROBS, nan)], "label_mix": [*NOT_MIXES, *OTHER_LABELS]}
 SOLVING = {"values": [*BROKEN["values"], changed(PROBS, inf)], "label_mix": [*BROKEN["label_mix"], *NOT_WEIGHTS]}
 OPTIONS = {"solver": NOT_CHOICES, "validate": [*WORDS, 0.5, "no"]}
+TRUTH = {"soft_labels": [*NOT_MATRICES, PROBS[:2]], "label_mix": BROKEN["label_mix"]}
 ENTRIES = [
     Entry(LabelMix.unmixed, {"labels": LABELS}, {"labels": NOT_LABELS[:-3]}),
     Entry(
@@ -196,20 +206,7 @@ ENTRIES = [
         {"label_mix": MIX, "num_classes": CLASSES},
         {"label_mix": [*NOT_MIXES[-12:-5], *OTHER_LABELS], "num_classes": [*NOT_INTS, 0]},
     ),
-    Entry(
-        MIX.select,
-        {"rows": torch.tensor([0, 2])},
-        {
-            "rows": [
-                *NOT_TENSORS,
-                torch.tensor([0.0]),
-                torch.tensor([3]),
-                torch.tensor([-4]),
-                LABELS[:2] > 0,
-                MIX.labels,
-            ]
-        },
-    ),
+    Entry(MIX.select, {"rows": torch.tensor([0, 2])}, {"rows": NOT_ROWS}),
     Entry(
         lambda label_mix, num_classes: label_mix.check_values(num_classes),
         {"label_mix": MIX, "num_classes": CLASSES},
@@ -470,6 +467,36 @@ ENTRIES = [
             "trusted": [*NOT_TENSORS, LABELS, LABELS[:2] > 0, (LABELS > 0).to("meta")],
             "transfer": [*NOT_NUMBERS, -0.1, 1.1],
         },
+    ),
+    Entry(SUPERVISION.select, {"rows": torch.tensor([0, 2])}, {"rows": NOT_ROWS}),
+    Entry(
+        lambda num_classes: MIX.order().levels(num_classes), {"num_classes": CLASSES}, {"num_classes": [*NOT_INTS, 0]}
+    ),
+    Entry(
+        ida_lightning.blend_with_truth,
+        {"soft_labels": PROBS, "label_mix": MIX, "share": 0.3, "rows": "all"},
+        {**TRUTH, "share": [*NOT_NUMBERS, -0.1, 1.1], "rows": NOT_CHOICES},
+    ),
+    Entry(
+        ida_lightning.missed_rows,
+        {"values": PROBS, "label_mix": MIX},
+        {"values": TRUTH["soft_labels"], "label_mix": TRUTH["label_mix"]},
+    ),
+    Entry(
+        ida_lightning.isotonic_with_margin,
+        {"soft_labels": PROBS, "label_mix": MIX, "margin": 0.3, "solver": "auto", "validate": None},
+        {
+            "soft_labels": [*TRUTH["soft_labels"], *NOT_PROBABILITIES],
+            "label_mix": SOLVING["label_mix"],
+            "margin": [*NOT_NUMBERS, -0.1, 1.1],
+            **OPTIONS,
+        },
+    ),
+    Entry(ida_lightning.exchange_values, {"soft_labels": PROBS, "label_mix": MIX}, TRUTH),
+    Entry(
+        project_onto_simplex,
+        {"values": PROBS, "mass": 1.0},
+        {"values": NOT_MATRICES, "mass": [*NOT_NUMBERS, -1]},
     ),
     Entry(
         Mixing,

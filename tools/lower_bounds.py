@@ -33,12 +33,20 @@ def at_lower_bound(requirement: str) -> str:
 
 
 def lower_bounds(pyproject: Path, extras: list[str]) -> list[str]:
-    """Return the dependencies of a project, and those of the named extras, at their lower bounds."""
+    """Return the dependencies of a project, and those of the named extras, at their lower bounds.
+
+    An extra may ask for further extras of the project itself.
+    """
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"]]
+    lines, wanted = [], [*project["dependencies"]]
     for extra in extras:
         wanted += project["optional-dependencies"][extra]
-    return [at_lower_bound(requirement) for requirement in wanted]
+    for requirement in wanted:  # which grows
+        if (asked := Requirement(requirement)).name == project.get("name"):
+            wanted += [other for extra in sorted(asked.extras) for other in project["optional-dependencies"][extra]]
+        else:
+            lines.append(at_lower_bound(requirement))
+    return lines
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class LabelOrder(NamedTuple):
     def levels(self, num_classes: int) -> Tensor:
         """Return the order as a matrix: int64 ``(batch, num_classes)``, larger outranks smaller, 0 for the rest."""
         level = (self.labels.shape[1] + 1 - self.rank()) * self.present
-        return level.new_zeros(len(level), num_classes).scatter_add_(1, self.labels, level)
+        return level.new_zeros(len(level), at_least("num_classes", num_classes, 1)).scatter_add_(1, self.labels, level)
 
 
 class LabelMix(NamedTuple):

@@ -14,6 +14,10 @@ from ida_lightning.errors import InputError
 from ida_lightning.files import replacing, writable_folder
 
 
+class HeldError(InputError):
+    """Another process holds an output."""
+
+
 class OutputLock:
     """Keeps other processes from writing the same output; ends with the process, however that ends.
 
@@ -23,6 +27,9 @@ class OutputLock:
     Args:
         name: of the argument that gave the path, for messages.
         path: a file or a folder.
+
+    Attributes:
+        taken_from: who held it last and ended without giving it back; None if nobody did.
 
     Example:
         >>> import tempfile
@@ -42,15 +49,17 @@ class OutputLock:
         self._file = place.with_name(f".lock-{place.name}")
         self._holder = place.with_name(f".holder-{place.name}")
         self._lock: FileLock | None = None
+        self.taken_from: str | None = None
 
     def acquire(self, seconds: float = 0) -> OutputLock:
-        """Take the lock.
+        """Take the lock; that of a process that has died is free.
 
         Args:
-            seconds: to wait for another holder.
+            seconds: to wait for another holder; negative waits for ever.
 
         Raises:
-            InputError: if another process holds it, saying which; and if the place cannot be written to.
+            HeldError: if another process holds it, saying which.
+            InputError: if the place cannot be written to.
         """
         writable_folder(self.name, self._file.parent)
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -58,15 +67,27 @@ class OutputLock:
             lock = FileLock(str(self._file))
             lock.acquire(timeout=seconds)
         except Timeout:
-            raise InputError(
+            raise HeldError(
                 f"{self.name}: expected an output of one run, got {self.path}, which is written by {self._who()}; wait "
                 "for it, end it, or name another output"
             ) from None
+        self.taken_from = self._who() if self._holder.is_file() else None
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         with replacing(self._holder) as unfinished:
             unfinished.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": now}))
         self._lock = lock
         return self
+
+    def is_held(self) -> bool:
+        """Say whether another process holds the lock just now."""
+        if not self._file.is_file():
+            return False
+        try:
+            with FileLock(str(self._file), timeout=0):
+                self._file.unlink(missing_ok=True)
+                return False
+        except Timeout:
+            return True
 
     def release(self) -> None:
         """Give the lock back, if this object holds it."""

@@ -90,10 +90,15 @@ class Supervision(NamedTuple):
         )
 
     def select(self, rows: Tensor) -> Supervision:
-        """Keep only the rows named by an index or boolean mask ``(batch,)``."""
+        """Keep only the rows named by an index or boolean mask ``(batch,)``.
+
+        Raises:
+            InputError: as :meth:`LabelMix.select`.
+        """
+        label_mix = self.label_mix.select(rows)
         return Supervision(
             self.inputs[rows],
-            self.label_mix.select(rows),
+            label_mix,
             self.index[rows],
             self.teacher_logits[rows],
             self.soft_labels[rows],

@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import one_of
+from ida_lightning.errors import can_look, float_matrix, non_negative, one_of, probabilities
 from ida_lightning.errors import share as checked_share
 from ida_lightning.isotonic import Solver, isotonic_soft_labels
-from ida_lightning.label_mix import LabelMix
+from ida_lightning.label_mix import LabelMix, check_label_mix
 from ida_lightning.metrics import violated_rows
 
 Rows = Literal["all", "wrong", "missed"]
@@ -42,7 +42,7 @@ def blend_with_truth(soft_labels: Tensor, label_mix: LabelMix, share: float, row
     """
     checked_share("share", share)
     one_of("rows", rows, get_args(Rows))
-    label_mix.check_describes(soft_labels, "soft_labels")
+    check_label_mix(label_mix, soft_labels, "soft_labels")
     if share == 0:
         return soft_labels
     blended = torch.lerp(soft_labels, label_mix.dense(soft_labels.shape[1]).to(soft_labels.dtype), share)
@@ -64,7 +64,7 @@ def missed_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
         >>> missed_rows(torch.tensor([[0.2, 0.2, 0.6], [0.2, 0.5, 0.3]]), mix)
         tensor([ True, False])
     """
-    label_mix.check_describes(values, "values")
+    check_label_mix(label_mix, values, "values")
     order = label_mix.order()
     top = values.argmax(1, keepdim=True)
     return ~((order.labels == top) & order.present).any(1)
@@ -104,12 +104,15 @@ def isotonic_with_margin(
         tensor([[0.5417, 0.2917, 0.1667]])
     """
     checked_share("margin", margin)
+    check_label_mix(label_mix, soft_labels, "soft_labels")
+    if can_look(soft_labels, validate):
+        probabilities("soft_labels", soft_labels, validate)
+        label_mix.check_values(soft_labels.shape[1])
     if margin == 0:
-        return isotonic_soft_labels(soft_labels, label_mix, solver, validate)
-    label_mix.check_describes(soft_labels, "soft_labels")
+        return isotonic_soft_labels(soft_labels, label_mix, solver, validate=False)
     lead = margin * label_mix.dense(soft_labels.shape[1]).to(soft_labels.dtype)
     above = soft_labels - lead
-    ordered = isotonic_soft_labels(above, label_mix, solver, validate)
+    ordered = isotonic_soft_labels(above, label_mix, solver, validate=False)
     rest = project_onto_simplex(ordered, 1 - margin)
     return torch.where((rest == above).all(1, keepdim=True), soft_labels, lead + rest)
 
@@ -127,6 +130,8 @@ def project_onto_simplex(values: Tensor, mass: float) -> Tensor:
         >>> project_onto_simplex(torch.tensor([[0.75, 0.25, -0.5]]), 0.5)
         tensor([[0.5000, 0.0000, 0.0000]])
     """
+    float_matrix("values", values)
+    non_negative("mass", mass)
     descending = values.sort(dim=1, descending=True).values
     count = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)
     level = (descending.cumsum(1) - mass) / count
@@ -156,7 +161,7 @@ def exchange_values(soft_labels: Tensor, label_mix: LabelMix) -> Tensor:
         >>> exchange_values(torch.tensor([[0.2, 0.1, 0.3, 0.4]]), mix)
         tensor([[0.4000, 0.3000, 0.1000, 0.2000]])
     """
-    label_mix.check_describes(soft_labels, "soft_labels")
+    check_label_mix(label_mix, soft_labels, "soft_labels")
     order = label_mix.order()
     rest = order.labels.shape[1] + 1
     rank = torch.full_like(soft_labels, rest, dtype=torch.int64)

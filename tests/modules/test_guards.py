@@ -4,7 +4,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from ida_lightning import InputError
 from ida_lightning.modules import ClassificationModule, DistillationModule
@@ -208,3 +208,23 @@ def test_a_run_that_logs_nothing_is_the_same_run(tmp_path, kind, options):
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
     assert (tmp_path / "net.safetensors").is_file()
     assert ("train/loss" in silent.callback_metrics) is False
+
+
+def reduce_on_plateau(optimizer):
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+
+
+@pytest.mark.parametrize("kind", ["schedule", "checkpoint", "stopping"])
+def test_a_misspelt_monitor_is_refused_before_training(kind, tmp_path):
+    misspelt, more, callbacks = "model/val_los", {}, []
+    if kind == "schedule":
+        more = {"lr_scheduler": reduce_on_plateau, "lr_monitor": misspelt}
+    else:
+        callbacks = [EarlyStopping(misspelt) if kind == "stopping" else ModelCheckpoint(tmp_path, monitor=misspelt)]
+    module = ClassificationModule(TinyNet(4), 4, in_channels=1, **more)
+    run = trainer(
+        tmp_path, max_epochs=1, callbacks=callbacks, enable_checkpointing=bool(callbacks), num_sanity_val_steps=1
+    )
+    with pytest.raises(InputError, match=r"monitor: expected a metric such as model/val_nll, got 'model/val_los'"):
+        run.fit(module, datamodule=BlobsDataModule())
+    assert run.global_step == 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -72,6 +75,10 @@ class StepGuard(L.Callback):
         """Let no fit end well whose last step has spoiled the weights."""
         require_finite(pl_module.owner, pl_module.network)
 
+    def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse monitors that name no metric of validation, which the trial of validation has just logged."""
+        check_monitors(_monitors(trainer), trainer.callback_metrics)
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: ClassifierBase) -> None:  # type: ignore[override]
         """Check the weights, unless this is a part of a fit, which may have just begun."""
         pl_module.check_useless(raises=False)
@@ -94,6 +101,39 @@ class StepGuard(L.Callback):
         pl_module.check_useless()
 
     on_predict_epoch_end = on_test_epoch_end  # type: ignore[assignment]
+
+
+def _monitors(trainer: L.Trainer) -> dict[str, str | None]:
+    """Return the metrics that a fit goes by, by who does."""
+    schedules = {
+        f"{type(config.scheduler).__name__}.monitor": config.monitor for config in trainer.lr_scheduler_configs
+    }
+    callbacks = [c for c in trainer.callbacks if isinstance(c, (ModelCheckpoint, EarlyStopping))]  # type: ignore[attr-defined]
+    return {**schedules, **{f"{type(callback).__name__}.monitor": callback.monitor for callback in callbacks}}
+
+
+def check_monitors(monitors: Mapping[str, str | None], known: Collection[str]) -> None:
+    """Refuse monitors that are almost metrics of validation: they would fail when the first epoch is over.
+
+    Others may be metrics that somebody else logs later.
+
+    Args:
+        monitors: names of metrics by who goes by them.
+        known: what validation logs.
+
+    Example:
+        >>> check_monitors({"EarlyStopping.monitor": "val_acc"}, ["student/val_acc", "student/val_nll"])
+        Traceback (most recent call last):
+        ...
+        ida_lightning.errors.InputError: EarlyStopping.monitor: expected a metric such as student/val_acc, got 'val_acc'
+    """
+    for owner, monitor in monitors.items():
+        if monitor is None or monitor in known:
+            continue
+        near = difflib.get_close_matches(monitor, known, n=1, cutoff=0.8)
+        near = near or [name for name in known if name.rpartition("/")[2] == monitor.rpartition("/")[2]]
+        if near:
+            raise InputError(f"{owner}: expected a metric such as {near[0]}, got {monitor!r}")
 
 
 class FiniteRows:

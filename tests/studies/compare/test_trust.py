@@ -14,11 +14,9 @@ from safetensors.torch import save_file
 
 from ida_lightning.__main__ import main
 from ida_lightning.files import digest_of_file
-from ida_lightning.locks import OutputLock
 from ida_lightning.models import build_model
 from ida_lightning.studies.compare import schedule
 from ida_lightning.studies.compare.cells import Cell, check_result
-from ida_lightning.studies.compare.run import attempt
 from tests.helpers.audits import complaint_of
 from tests.helpers.cells import FIGURES, RESULT
 
@@ -124,15 +122,6 @@ def test_the_tables_are_of_one_run():
     assert {path.name for path in Path("out").iterdir()} == {
         *("cells", "results.csv", "summary.csv", "summary.md", "differences.png")
     }
-
-
-def test_a_second_comparison_is_refused(capsys):
-    arguments = comparison()
-    with OutputLock("output", "out"):
-        assert "output: expected an output of one run, got out, which is written by" in complaint_of(arguments, capsys)
-    with OutputLock("cell", cell().folder):
-        assert attempt(cell()).startswith("cell: expected an output of one run")
-    assert not cell().folder.exists()
 
 
 def test_sigterm_ends_a_comparison_with_143():

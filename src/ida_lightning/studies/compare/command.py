@@ -18,6 +18,8 @@ from ida_lightning.studies.compare.cells import (
     resolve_methods,
     teacher_of,
 )
+from ida_lightning.studies.compare.claims import one_process
+from ida_lightning.studies.compare.launch import run_in_jobs
 from ida_lightning.studies.compare.passes import equal_passes
 from ida_lightning.studies.compare.picture import plot_curves, plot_differences
 from ida_lightning.studies.compare.report import Tuned, labelled, results_csv, summary, summary_csv
@@ -27,11 +29,15 @@ from ida_lightning.studies.compare.tuning import Choice, Config, cells_of, choos
 from ida_lightning.studies.console import ended_by_sigterm, print_line, quiet
 from ida_lightning.studies.tables import as_png, run_id, write_result
 
+_FOR_EVER = -1
 _PATIENCE = 30  # seconds that another process may take to write its tables
 
 
 def compare(args: Sequence[str]) -> int:
     """Run what is not finished of a comparison, then write and print its tables.
+
+    Any number of processes, on any hosts with a common file system, can work on one comparison: each cell is claimed by
+    the one that runs it, what others run is waited for, and every process ends with the same tables.
 
     Everything lies in the comparison's output folder: ``cells/<method>/seed_<n>/cell.json`` with the figures of one
     run and the hash of its config, beside ``config.yaml`` and its logs; with ``tune``, ``cells/tuning/`` with the runs
@@ -42,7 +48,7 @@ def compare(args: Sequence[str]) -> int:
         args: of the command line, after ``compare``.
 
     Returns:
-        The exit code: 1 if a cell failed.
+        The exit code: 1 if a cell failed, or is missing when all jobs of a cluster have ended.
 
     Raises:
         InputError: for a file or arguments that cannot be used; nothing was run then.
@@ -50,15 +56,21 @@ def compare(args: Sequence[str]) -> int:
     settings, only_summarise = read_arguments(args)
     writable_folder("output", settings.output)
     failed: dict[str, str] = {}
-    # Making the tables takes a moment and may be done while another process runs cells.
-    lock = nullcontext() if only_summarise else OutputLock("output", settings.output)
-    with lock, ended_by_sigterm(), quiet(settings.threads):
+    in_jobs = settings.launcher == "submitit" and not only_summarise
+    # What is kept is recorded by one process.
+    alone = settings.keep_answers and not only_summarise
+    lock = OutputLock("output", settings.output) if alone else nullcontext()
+    with lock, one_process(), ended_by_sigterm(), quiet(settings.threads):
         configs = resolve_methods(settings)
         trials = make_trials(settings, configs)
         if not only_summarise:
             if trials:
                 require_validation(configs)
-            _require_teachers(configs, settings)
+            if in_jobs:
+                run_in_jobs(compare, args, settings)
+                only_summarise = True
+            else:
+                _require_teachers(configs, settings)
         finish = partial(_finish, settings=settings, failed=None if only_summarise else failed)
         tuning = finish(cells_of(trials), title="Tuning, on validation images")
         choices = choose(trials, settings)
@@ -77,7 +89,7 @@ def compare(args: Sequence[str]) -> int:
         print_line(f"\nNot finished: {missing} of {planned} cells.")
     for name, error in failed.items():
         print_line(f"\nFailed: {name}: {error}")
-    return 1 if failed else 0
+    return 1 if failed or (in_jobs and missing) else 0
 
 
 def _finish(cells: list[Cell], title: str, settings: Settings, failed: dict[str, str] | None) -> list[Cell]:
@@ -114,8 +126,10 @@ def _require_teachers(configs: Mapping[str, Config], settings: Settings) -> None
         fit = str(settings.teacher)
         path = exported_by(fit)
         if not Path(path).is_file():
-            print_line(f"teacher: {path} is missing; ida-lightning fit --config {fit}")
-            train_teacher(fit, settings)
+            with OutputLock("teacher", Path(settings.output, "teacher")).acquire(_FOR_EVER):
+                if not Path(path).is_file():  # another process may have trained it in the meantime
+                    print_line(f"teacher: {path} is missing; ida-lightning fit --config {fit}")
+                    train_teacher(fit, settings)
         if not Path(path).is_file():
             raise InputError(f"teacher: expected {fit} to leave {path}, it did not")
     for name, config in configs.items():

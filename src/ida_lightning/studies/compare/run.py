@@ -21,13 +21,15 @@ from ida_lightning.cli import IDACLI, one_line
 from ida_lightning.data_facts import DescribedData
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
-from ida_lightning.locks import OutputLock
+from ida_lightning.locks import HeldError
 from ida_lightning.methods import Method
 from ida_lightning.models import fingerprint
 from ida_lightning.modules import DistillationModule
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.studies.compare.cells import Cell, digest_of
+from ida_lightning.studies.compare.claims import claim
 from ida_lightning.studies.compare.scores import evaluate
+from ida_lightning.studies.console import print_line
 
 # Written while a cell runs and not the figures of an earlier run, which stay until there are newer ones.
 _KEPT = ("cell.json", "log.txt")
@@ -55,16 +57,25 @@ class PassCounter(L.Callback):
 
 
 def attempt(cell: Cell) -> str | None:
-    """Run a cell; leave ``cell.json``, or else ``error.txt``.
+    """Run a cell unless another process has just finished it; leave ``cell.json``, or else ``error.txt``.
 
     Returns:
         What went wrong, in one line.
+
+    Raises:
+        HeldError: if another process runs it.
     """
+    lock = claim(cell)
     try:
-        with OutputLock("cell", cell.folder):
-            return _attempt(cell)
-    except InputError as error:  # another process is at it
+        lock.acquire()
+    except HeldError:
+        raise
+    except InputError as error:  # a place that cannot be written to
         return one_line(str(error))
+    with lock:
+        if lock.taken_from is not None:
+            print_line(f"{cell.name}: taken over from {lock.taken_from}, which has ended")
+        return None if cell.result() is not None else _attempt(cell)
 
 
 def _attempt(cell: Cell) -> str | None:

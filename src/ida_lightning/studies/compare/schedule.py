@@ -10,19 +10,23 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 from ida_lightning.cli import IDACLI
 from ida_lightning.errors import InputError
 from ida_lightning.lightning_internals import Terminated
+from ida_lightning.locks import HeldError
 from ida_lightning.studies.compare.cells import TUNING, Cell
+from ida_lightning.studies.compare.claims import Claims
 from ida_lightning.studies.compare.run import attempt
 from ida_lightning.studies.compare.settings import Settings
 from ida_lightning.studies.compare.sharing import Sharing
 from ida_lightning.studies.console import duration, print_line, quiet
 
 _TERMINATED = 128 + signal.SIGTERM
+_HELD = 75  # EX_TEMPFAIL of sysexits.h: another process has claimed the cell
+_POLL = 1.0  # seconds between looks at what other processes have finished
 
 
 def train_teacher(fit: str, settings: Settings) -> None:
@@ -55,6 +59,8 @@ def _fit(fit: str, threads: int | None) -> None:
 def run_cells(cells: Sequence[Cell], settings: Settings) -> dict[str, str]:
     """Run those of ``cells`` that are not finished, and print a line about each; one that fails stops no other.
 
+    Other processes may work on the same cells. Those that they run are waited for, so all have ended when this returns.
+
     Args:
         cells: of the comparison.
         settings: how many side by side, on which devices; one job without devices runs in this process.
@@ -66,12 +72,12 @@ def run_cells(cells: Sequence[Cell], settings: Settings) -> dict[str, str]:
     finished, total, start = len(cells) - len(waiting), len(cells), perf_counter()
     print_line(f"{total} cells, {finished} finished, {len(waiting)} to run")
     failed: dict[str, str] = {}
-    side_by_side = settings.jobs > 1 or bool(settings.devices)
     sharing = Sharing(waiting, settings)
-    endings = _in_processes(sharing, settings) if side_by_side else ((cell, attempt(cell)) for cell in sharing.cells)
-    for done, (cell, error) in enumerate(endings, start=1):
+    side_by_side = settings.jobs > 1 or bool(settings.devices)
+    endings = (_in_processes if side_by_side else _in_this_process)(sharing, settings)
+    for done, (cell, error, here) in enumerate(endings, start=1):
         result = cell.last_result() if error is None else None
-        sharing.end(cell, result is not None)
+        sharing.end(cell, result is not None, here)
         if result is None:
             error = error or f"it left no usable {cell.folder / 'cell.json'}"
             failed[cell.name], text = error, f"failed: {error}"
@@ -79,33 +85,55 @@ def run_cells(cells: Sequence[Cell], settings: Settings) -> dict[str, str]:
             split, name = ("val", "validation") if cell.method == TUNING else ("test", "test")
             best, last = (result[weights][f"{split}_acc"] for weights in ("best", "last"))
             text = f"{name} accuracy {best:.1%} (best epoch), {last:.1%} (last), {result['seconds']:.0f} s"
+        text += "" if here else ", run by another process"
         left = (len(waiting) - done) * (perf_counter() - start) / done
         print_line(f"[{finished + done}/{total}] {cell.name}: {text}" + (f"; {duration(left)} left" if left else ""))
     sharing.finish()
     return failed
 
 
-def _in_processes(sharing: Sharing, settings: Settings) -> Iterator[tuple[Cell, str | None]]:
+_Ending = tuple[Cell, "str | None", bool]  # what went wrong; whether it ran here
+
+
+def _in_this_process(sharing: Sharing, settings: Settings) -> Iterator[_Ending]:
+    """Run cells one after the other."""
+    claims = Claims(sharing.cells)
+    while claims.waiting:
+        yield from ((*ending, False) for ending in claims.ended_elsewhere())
+        cell = claims.take(sharing.may_start)
+        if cell is not None:
+            try:
+                yield cell, attempt(cell), True
+            except HeldError:
+                claims.give_back(cell)
+        elif claims.waiting:
+            sleep(_POLL)
+
+
+def _in_processes(sharing: Sharing, settings: Settings) -> Iterator[_Ending]:
     """Run cells side by side, each in a process of its own; yields each when it ends, with what went wrong."""
-    waiting, jobs, devices = list(sharing.cells), settings.jobs, settings.devices
+    claims, jobs, devices = Claims(sharing.cells), settings.jobs, settings.devices
     running: dict[int, tuple[BaseProcess, Cell]] = {}  # by the number of the job, which takes devices in turn
     threads = settings.threads or max(1, (os.cpu_count() or 1) // jobs)
     try:
-        while waiting or running:
+        while claims.waiting or running:
+            yield from ((*ending, False) for ending in claims.ended_elsewhere())
             for job in range(jobs):
-                cell = next(filter(sharing.may_start, waiting), None)
-                if cell is not None and job not in running:
-                    waiting.remove(cell)
+                cell = claims.take(sharing.may_start) if job not in running else None
+                if cell is not None:
                     sharing.start(cell)
-                    (cell.folder / "error.txt").unlink(missing_ok=True)  # it may die before it can do so itself
                     device = devices[job % len(devices)] if devices else None
                     running[job] = _start(_run_apart, (cell, threads), device), cell
-            ready = wait([process.sentinel for process, _ in running.values()])
+            ready = wait([process.sentinel for process, _ in running.values()], _POLL if claims.waiting else None)
             for job, (process, cell) in list(running.items()):
                 if process.sentinel in ready:
                     process.join()
                     del running[job]
-                    yield cell, None if process.exitcode == 0 else _reason(cell, process.exitcode)
+                    if process.exitcode == _HELD:
+                        sharing.give_back(cell)
+                        claims.give_back(cell)
+                    else:
+                        yield cell, None if process.exitcode == 0 else _reason(cell, process.exitcode), True
     finally:
         for process, _ in running.values():
             process.terminate()
@@ -136,6 +164,8 @@ def _run_apart(cell: Cell, threads: int) -> None:
         try:
             with quiet(threads):
                 code = int(attempt(cell) is not None)
+        except HeldError:
+            code = _HELD
         except Terminated:
             code = _TERMINATED
         sys.stdout.flush()
@@ -152,7 +182,7 @@ def _end_with_parent() -> None:
 
 def _reason(cell: Cell, code: int | None) -> str:
     error = cell.folder / "error.txt"
-    if error.is_file():
+    if code == 1 and error.is_file():  # otherwise it may be an earlier run's
         return ["", *error.read_text().strip().splitlines()][-1]
     log = cell.folder / "log.txt"
     return _ending(code) + (f"; see {log}" if log.is_file() else "")

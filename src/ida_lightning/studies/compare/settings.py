@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 from jsonargparse.typing import NonNegativeInt, Path_fr, PositiveInt
@@ -29,6 +29,9 @@ class Settings(NamedTuple):
         common: a fit config that is merged on top of ``fit`` for all methods.
         teacher: a fit config that makes the teacher, run if the file that it exports is missing.
         jobs: how many runs side by side, each in a process of its own if more than one.
+        launcher: ``local`` runs cells here; ``submitit`` submits ``jobs`` jobs to a cluster, each of which runs cells.
+        submitit: parameters of submitit's executor, such as ``slurm_partition``, ``gpus_per_node`` and ``timeout_min``;
+            ``cluster`` is ``slurm`` where there is one, or ``local``.
         devices: CUDA device numbers that runs are dealt out to; none leaves the choice to the Trainer.
         threads: CPU threads of every run; by default the cores are shared out where there is more than one job. Small
             networks are fastest with 1, by far so on a busy machine.
@@ -54,6 +57,8 @@ class Settings(NamedTuple):
     common: dict = {}  # type: ignore[type-arg]  # noqa: RUF012
     teacher: Path_fr | None = None
     jobs: PositiveInt = 1
+    launcher: Literal["local", "submitit"] = "local"
+    submitit: dict = {}  # type: ignore[type-arg]  # noqa: RUF012
     devices: list[NonNegativeInt] = []  # noqa: RUF012
     threads: PositiveInt | None = None
     keep_weights: bool = False
@@ -92,6 +97,7 @@ def read_arguments(args: Sequence[str]) -> tuple[Settings, bool]:
     parser.add_argument("--output", help="instead of the file's")
     parser.add_argument("--jobs", help="instead of the file's")
     parser.add_argument("--devices", nargs="*", help="instead of the file's")
+    parser.add_argument("--launcher", help="instead of the file's: local, or submitit for a cluster")
     given = parser.parse_args(list(args)).as_dict()
     return read_settings(given.pop("config"), given), given.pop("summarise")
 
@@ -130,6 +136,8 @@ def read_settings(paths: Sequence[str], instead: Mapping[str, Any] | None = None
         for seed in seeds:
             whole_number(key, seed, 0, 2**32 - 1)
     _check_tuning(settings)
+    if settings.launcher == "submitit" and settings.devices:
+        raise InputError(f"devices: expected none with submitit, which deals them out to jobs, got {settings.devices}")
     for name, numbers in settings.curves.items():
         for method in numbers or [None]:
             one_of(f"curves.{name}", method, settings.methods)

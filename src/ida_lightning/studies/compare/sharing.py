@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ida_lightning.locks import HeldError, OutputLock
 from ida_lightning.studies.compare.cells import Cell, digest_of
 from ida_lightning.studies.compare.settings import Settings
 
@@ -21,7 +25,8 @@ class Sharing:
     """Chooses which of the runs with the same teacher and pictures records its answers; the others wait and replay.
 
     From seed to seed it is another method that records, so that each is timed with stored answers in some seed; only
-    runs of the most epochs take part in that, as others could not record enough.
+    runs of the most epochs take part in that, as others could not record enough. Processes that work on the same
+    comparison share nothing of this: each asks the teacher itself, and so waits for none of the others.
 
     Args:
         cells: that will run; seed by seed.
@@ -29,8 +34,10 @@ class Sharing:
     """
 
     def __init__(self, cells: Sequence[Cell], settings: Settings) -> None:
-        self.folder = Path(settings.output, "teacher_outputs")
+        self.all = Path(settings.output, "teacher_outputs")
         self.keep = settings.keep_answers
+        self.folder = self.all if self.keep else self.all / f"{socket.gethostname()}-{os.getpid()}"
+        self._lock = OutputLock("teacher_outputs", self.folder)
         self.cells = list(cells)
         self._places: dict[Path, list[int]] = {}
         if settings.share_teacher:
@@ -43,6 +50,8 @@ class Sharing:
         self._left = {str(folder): len(places) for folder, places in self._places.items()}
         self._recorded: set[str] = set()
         self._recording: set[str] = set()
+        if self._places and not self.keep:
+            self._lock.acquire()
 
     def _arrange(self, folder: Path, places: list[int], number: int) -> None:
         """Put the run that records in front of those that wait for it."""
@@ -62,21 +71,39 @@ class Sharing:
         if cell.answers is not None:
             self._recording.add(cell.answers)
 
-    def end(self, cell: Cell, finished: bool) -> None:
-        """Note that a run has ended, and free the space when it was the last of its group."""
+    def give_back(self, cell: Cell) -> None:
+        """Note that a run that was to begin did not: another process has claimed it."""
+        if cell.answers is not None:
+            self._recording.discard(cell.answers)
+
+    def end(self, cell: Cell, finished: bool, here: bool = True) -> None:
+        """Note that a run has ended, and free the space when it was the last of its group.
+
+        Args:
+            cell: that ran.
+            finished: whether it left its figures.
+            here: whether this process ran it, with answers that others here can replay.
+        """
         if cell.answers is None:
             return
-        self._recording.discard(cell.answers)
-        if finished:
-            self._recorded.add(cell.answers)
+        if here:
+            self._recording.discard(cell.answers)
+            self._recorded |= {cell.answers} if finished else set()
         self._left[cell.answers] -= 1
         if not self._left[cell.answers] and not self.keep:
             shutil.rmtree(cell.answers, ignore_errors=True)
 
     def finish(self) -> None:
-        """Free what is left when all have run; a comparison that was killed may have left something, too."""
-        if not self.keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Free what is left when all have run; a process that was killed may have left something, too."""
+        if self.keep:
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
+        for name in {path.name.removeprefix(".holder-") for path in self.all.glob("*")}:
+            with suppress(HeldError), OutputLock("teacher_outputs", self.all / name):
+                shutil.rmtree(self.all / name, ignore_errors=True)
+        with suppress(OSError):  # not empty: somebody is still at it
+            self.all.rmdir()
 
 
 def _epochs(cell: Cell) -> float:

@@ -1,0 +1,61 @@
+"""The map of docs/evidence.md: which comparisons it runs, and the rows it collects."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+from tools import evidence_map
+
+from ida_lightning.studies.compare.cells import resolve_methods
+from ida_lightning.studies.compare.settings import read_settings
+from tests.helpers.command_line import CONFIGS
+
+
+@pytest.fixture
+def comparisons(tmp_path, monkeypatch):
+    """The settings of the comparisons that the tool calls, each of which leaves one row."""
+    monkeypatch.chdir(tmp_path)
+    Path("configs").symlink_to(CONFIGS)
+    called = []
+
+    def call(arguments):
+        settings = read_settings(arguments[arguments.index("compare") + 2 :: 2])
+        called.append(settings)
+        out = Path(settings.output)
+        (out / "cells/kd/seed_0").mkdir(parents=True, exist_ok=True)
+        (out / "cells/kd/seed_0/cell.json").touch()
+        (out / "results.csv").write_text("method,seed,last_test_acc,other\nkd,0,0.5,1\n")
+        return len(called) == 2
+
+    monkeypatch.setattr(evidence_map.subprocess, "call", call)
+    return called
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["evidence_map", *arguments])
+    return evidence_map.main()
+
+
+def test_every_teacher_and_size_is_one_comparison(comparisons, monkeypatch):
+    assert run(monkeypatch, "--labels", "--teachers", "5", "--images", "few", "all", "--seeds", "7", "3") == 1
+    outputs = [Path(settings.output).name for settings in comparisons]
+    assert outputs == ["few-labels", "few-5", "all-labels", "all-5"] * 2
+    assert [settings.seeds for settings in comparisons] == [[7]] * 4 + [[0, 3, 7]] * 4  # what is there stays
+    fits = [resolve_methods(settings) for settings in comparisons[:4]]
+    assert [next(iter(fit.values()))["trainer"]["max_epochs"] for fit in fits] == [120, 120, 27, 27]
+    teacher = yaml.safe_load(Path(comparisons[1].teacher).read_text())
+    exported = teacher["trainer"]["callbacks"][1]["init_args"]["path"]
+    assert teacher["trainer"]["max_epochs"] == 5
+    assert fits[1]["kd_aug"]["model"]["init_args"]["teacher_checkpoint"] == exported
+    assert fits[1]["share_0.3"]["trainer"]["callbacks"][0]["init_args"]["share"] == 0.3
+
+
+def test_the_rows_of_all_comparisons_are_collected(comparisons, monkeypatch):
+    run(monkeypatch, "--labels", "--teachers", "12", "5")
+    with evidence_map.RESULTS.open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [(row["images"], row["teacher_epochs"], row["last_test_acc"]) for row in rows] == [
+        ("few", "12", "0.5"), ("few", "5", "0.5"), ("few", "labels", "0.5"),
+    ]  # fmt: skip
+    assert "other" not in rows[0]
