@@ -20,7 +20,7 @@ LOWER_STAMP := $(LOWER_VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install hooks demo compare-demo audit-demo check test test-fast test-slow test-lower-bounds coverage \
-  bench-isotonic bench-data bench-step notebooks clean
+  bench-isotonic bench-data bench-step notebooks pictures docs docs-serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -76,7 +76,7 @@ $(LOWER_STAMP): $(STAMP) pyproject.toml tools/lower_bounds.py
 	$(LOWER_VENV)/bin/python $(PIP_INSTALL) -r $(LOWER_VENV)/requirements.txt -e .
 	@touch $@
 
-bench-isotonic: $(STAMP) ## time the isotonic solvers, 10 minutes; writes benchmarks/results and the README's table
+bench-isotonic: $(STAMP) ## time the isotonic solvers, 10 minutes; writes benchmarks/results and the table of docs/solvers.md
 	$(RUN) benchmarks/isotonic.py --rows 256 --dtypes float32 --minutes 6
 	$(RUN) benchmarks/isotonic.py --append --no-compile --rows 64 128 1024 --rates 1.0 --minutes 4
 	$(RUN) benchmarks/table.py
@@ -91,5 +91,16 @@ notebooks: $(STAMP) ## execute the notebooks, 3 minutes; writes outputs/notebook
 	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[notebooks]'
 	$(RUN) -m nbconvert --to notebook --execute --output-dir outputs/notebooks notebooks/*.ipynb
 
+pictures: $(STAMP) ## draw the pictures of the site, a few seconds; writes docs/images/
+	$(RUN) -m tools.pictures
+
+docs: $(STAMP) ## build the site into site/, a quarter of a minute; a broken link or reference fails
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[docs]'
+	$(RUN) -m zensical build --clean --strict
+
+docs-serve: $(STAMP) ## serve the site at http://localhost:8000, anew with every change
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[docs]'
+	$(RUN) -m zensical serve
+
 clean: ## remove the environments, caches and outputs
-	rm -rf $(VENV) $(LOWER_VENV) .coverage outputs lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWER_VENV) .coverage .cache outputs site lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,1 +1,1 @@
-"""Measurements behind the speed figures in the README; not part of the installed package."""
+"""Measurements behind the speed figures in docs/solvers.md; not part of the installed package."""

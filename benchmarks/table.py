@@ -1,4 +1,4 @@
-"""Write the README's solver table from the benchmark's CSV files.
+"""Write the solver table of docs/solvers.md from the benchmark's CSV files.
 
 python benchmarks/table.py            rewrites the block between the markers
 python benchmarks/table.py --check    exits with 1 if that would change anything
@@ -88,33 +88,35 @@ def _number(ratio: float | None) -> str:
     return f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f}"
 
 
-def renewed(readme: str, text: str) -> str:
-    """The README with ``text`` between the markers."""
-    before, begin, rest = readme.partition(BEGIN)
+def renewed(page: str, text: str) -> str:
+    """The page with ``text`` between the markers."""
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"the README needs a line {BEGIN} and, after it, a line {END}")
+        raise SystemExit(f"the page needs a line {BEGIN} and, after it, a line {END}")
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rewrite the README, or say whether it is up to date."""
+    """Rewrite the page, or say whether it is up to date."""
     here = Path(__file__).parent
-    parser = argparse.ArgumentParser(description="Write the README's solver table from the benchmark's CSV files.")
+    parser = argparse.ArgumentParser(
+        description="Write the solver table of docs/solvers.md from the benchmark's CSV files."
+    )
     parser.add_argument("--results", type=Path, default=here / "results", help="folder of isotonic_<device>.csv")
-    parser.add_argument("--readme", type=Path, default=here.parent / "README.md")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the README is stale")
+    parser.add_argument("--page", type=Path, default=here.parent / "docs" / "solvers.md")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is stale")
     options = parser.parse_args(argv)
     files = sorted(options.results.glob("isotonic_*.csv"))
     if not files:
         raise SystemExit(f"{options.results}: no isotonic_*.csv there; make bench-isotonic writes one")
-    old = options.readme.read_text(encoding="utf-8")
+    old = options.page.read_text(encoding="utf-8")
     new = renewed(old, block(files))
     if options.check:
         if new != old:
-            sys.stderr.write(f"{options.readme}: the solver table is not that of {options.results}; run {__file__}\n")
+            sys.stderr.write(f"{options.page}: the solver table is not that of {options.results}; run {__file__}\n")
         return int(new != old)
-    with replacing(options.readme) as unfinished:
+    with replacing(options.page) as unfinished:
         unfinished.write_text(new, encoding="utf-8")
     return 0
 

@@ -1,4 +1,4 @@
-"""The benchmark times what it says it times, and the README's table is what it measured. Nothing about speed."""
+"""The benchmark times what it says, and the table in docs/solvers.md is what it measured. Nothing about speed."""
 
 import csv
 
@@ -165,22 +165,22 @@ Figures for a GPU are still owed; `python benchmarks/isotonic.py --device cuda` 
 
 
 def test_table_comes_from_the_csv_and_stale_ones_are_noticed(tmp_path, capsys):
-    results, readme = tmp_path / "results", tmp_path / "README.md"
+    results, page = tmp_path / "results", tmp_path / "solvers.md"
     results.mkdir()
-    arguments = ["--results", str(results), "--readme", str(readme)]
+    arguments = ["--results", str(results), "--page", str(page)]
     with pytest.raises(SystemExit, match="make bench-isotonic"):
         table.main(arguments)
     (results / "isotonic_cpu.csv").write_text(CSV)
-    readme.write_text("no place for it\n")
+    page.write_text("no place for it\n")
     with pytest.raises(SystemExit, match="solvers:begin"):
         table.main(arguments)
     stale = "# Title\n\n<!-- solvers:begin -->\nold\n<!-- solvers:end -->\n\nafter ≥\n"
-    readme.write_text(stale, encoding="utf-8")
+    page.write_text(stale, encoding="utf-8")
     assert table.main([*arguments, "--check"]) == 1
     assert "solver table" in capsys.readouterr().err
-    assert readme.read_text(encoding="utf-8") == stale
+    assert page.read_text(encoding="utf-8") == stale
     assert table.main(arguments) == 0
-    assert readme.read_text(encoding="utf-8") == f"# Title\n\n{BLOCK}\n\nafter ≥\n"
+    assert page.read_text(encoding="utf-8") == f"# Title\n\n{BLOCK}\n\nafter ≥\n"
     assert table.main([*arguments, "--check"]) == 0
     (results / "isotonic_cpu.csv").write_text(CSV.replace("7.654", "3.21"))
     assert table.main([*arguments, "--check"]) == 1

@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor
 
-from ida_lightning.errors import InputError, at_least, float_matrix, floats_like, is_tensor, kind_of
+from ida_lightning.errors import InputError, at_least, float_matrix, floats_like, is_tensor, kind_of, positive
 from ida_lightning.label_mix import LabelMix, check_label_mix
 from ida_lightning.texts import printable
 
 _HARD, _TEACHER, _CORRECTED = "#c8c8c8", "#d1495b", "#00798c"
 _LINE, _NAME, _PARTS = 34, 18, 4  # letters of a title's line and of a class name, classes that a title counts up
+_UPRIGHT = 3  # letters of class names that need not be turned
 
 
 def plot_corrections(
@@ -26,6 +27,7 @@ def plot_corrections(
     class_names: Sequence[str],
     title: str,
     others: int | None = None,
+    width: float = 2.9,
 ) -> Figure:
     """Draw mixed images above their hard label, the teacher's soft label and the corrected one.
 
@@ -38,6 +40,7 @@ def plot_corrections(
         title: above the picture.
         others: where classes are many, show those of the image, heaviest first, and this many others that have most
             of the two soft labels; None shows all in their order.
+        width: of each image's column, in inches; a title longer than that has a line for every class.
 
     Returns:
         The figure; the caller saves it.
@@ -58,13 +61,14 @@ def plot_corrections(
         )
     if others is not None:
         at_least("others", others, 0)
+    positive("width", width)
     images, soft_labels, corrected = (tensor.detach().float().cpu() for tensor in (images, soft_labels, corrected))
     label_mix = LabelMix(label_mix.labels.cpu(), label_mix.weights.cpu())
     rows, classes = soft_labels.shape
     class_names = [printable(str(name)) for name in class_names]
     order = label_mix.order()
     hard = label_mix.dense(classes)
-    figure = Figure(figsize=(2.9 * rows, 4.9), layout="constrained")
+    figure = Figure(figsize=(width * rows, 4.9), layout="constrained")
     figure.suptitle(printable(title), fontsize=12)
     axes = figure.subplots(2, rows, squeeze=False, height_ratios=(1.0, 1.15))
     most = torch.maximum(soft_labels, corrected)
@@ -75,7 +79,7 @@ def plot_corrections(
         picture.axis("off")
         mix_classes = order.labels[row][order.present[row]].tolist()
         parts = [f"{hard[row, label]:.2f} × “{class_names[label]}”" for label in mix_classes]
-        picture.set_title(_one_title(parts), fontsize=11)
+        picture.set_title(_one_title(parts, round(_LINE * width / 2.9)), fontsize=11)
         shown = list(range(classes)) if others is None else _with_others(mix_classes, most[row], others)
         positions = np.arange(len(shown))
         bars.bar(positions, hard[row, shown].numpy(), 0.92, color=_HARD, label="hard label")
@@ -85,7 +89,9 @@ def plot_corrections(
         if others is None:
             bars.set_xticks(positions, names)
         else:
-            bars.set_xticks(positions, [shortened(name, _NAME) for name in names], rotation=40, ha="right")
+            short = [shortened(name, _NAME) for name in names]
+            turned = {} if max(map(len, short)) <= _UPRIGHT else {"rotation": 40, "ha": "right"}
+            bars.set_xticks(positions, short, **turned)
         bars.set_ylim(0, top)
         bars.spines[["top", "right"]].set_visible(False)
         bars.tick_params(labelsize=9)
@@ -102,12 +108,12 @@ def _with_others(mix_classes: list[int], values: Tensor, others: int) -> list[in
     return mix_classes + [label for label in ranked if label not in mix_classes][:others]
 
 
-def _one_title(parts: list[str]) -> str:
-    """Join a sum's terms, on one line if it fits."""
+def _one_title(parts: list[str], letters: int) -> str:
+    """Join a sum's terms, on one line if it has no more letters than this."""
     if len(parts) > _PARTS:
         parts = [*parts[:_PARTS], "…"]
     line = " + ".join(parts)
-    return line if len(line) <= _LINE else "\n+ ".join(parts)
+    return line if len(line) <= letters else "\n+ ".join(parts)
 
 
 def shortened(name: str, letters: int) -> str:

@@ -1,5 +1,6 @@
 """A config for audits of small teachers, and readers of what an audit leaves."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ data:
   class_path: tests.helpers.colours.ColoursDataModule
   init_args: {batch_size: 16, mixing: {kind: %s}}
 """
+
+
+def audit(teacher, *more, mixing="cutmix"):
+    """Audit a teacher of the colours; everything that ``audit.json`` holds."""
+    Path("config.yaml").write_text(CONFIG % (teacher, mixing))
+    main(["audit", "--config", "config.yaml", *more])
+    return json.loads((OUT / "audit.json").read_text())
 
 
 def values_of(content, mixing, rows="all"):

@@ -20,18 +20,11 @@ from ida_lightning.mixing import Mixing
 from ida_lightning.models import build_model
 from ida_lightning.studies.audit.figure import draw
 from ida_lightning.studies.audit.verdict import least_accuracy, percent
-from tests.helpers.audits import CONFIG, OUT, complaint_of, values_of
+from tests.helpers.audits import CONFIG, OUT, audit, complaint_of, values_of
 from tests.helpers.colours import ColoursDataModule, ConfusedTeacher
 from tests.helpers.command_line import CONFIGS
 
 SPACES = ["softened", "probabilities", "logits"]
-
-
-def audit(teacher, *more, mixing="cutmix"):
-    """Audit a teacher of the colours; everything that ``audit.json`` holds."""
-    Path("config.yaml").write_text(CONFIG % (teacher, mixing))
-    main(["audit", "--config", "config.yaml", *more])
-    return json.loads((OUT / "audit.json").read_text())
 
 
 def test_a_teacher_that_is_right_needs_no_correction(capsys):
@@ -48,6 +41,9 @@ def test_a_teacher_that_is_right_needs_no_correction(capsys):
     assert values_of(content, "clean")["tau"] == 1
     assert content["verdict"]["code"] == "not_worth_it"
     assert "Not worth it: on mixup/CutMix images" in capsys.readouterr().out
+    page = (OUT / "audit.html").read_text()
+    assert "Correcting would change no soft label of the 192 mixup/CutMix images." in page
+    assert page.count("<img") == 1
 
 
 def test_an_untrained_teacher_is_recognised():
@@ -238,7 +234,7 @@ def test_the_four_files_agree_and_the_page_needs_nothing_else(capsys):
     tags.close()
     assert not tags.open
     assert not {"i", "script", "link"} & tags.seen, "class names are text"
-    assert [source[:22] for source in tags.loaded] == ["data:image/png;base64,"]
+    assert [source[:22] for source in tags.loaded] == ["data:image/png;base64,"] * 2
     assert "http://" not in page
     assert "https://" not in page
     text = " ".join(tags.text)

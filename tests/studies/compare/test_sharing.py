@@ -96,6 +96,8 @@ def test_answers_that_a_killed_comparison_left_are_freed(files):
     left = Path("out/teacher_outputs/0123456789abcdef")
     left.mkdir(parents=True)
     (left / ".lock-rank_0").touch()
+    (left.parent / ".lock-host-1").touch()
+    (left.parent / ".holder-host-2").write_text("{}")
     main(files(methods={"student": METHODS["student"]}, reference="student", seeds=[0]))
     assert not left.parent.exists()
 

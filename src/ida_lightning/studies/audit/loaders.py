@@ -150,6 +150,13 @@ class _LoaderData(MixingDataModule):
         """Return the loader."""
         return self.batches  # type: ignore[return-value]
 
+    def denormalise(self, images: Tensor) -> Tensor:
+        """Stretch each image to values from 0 to 1, unless it has such: nobody said how it was normalised."""
+        low, high = (images.flatten(1).amin(1), images.flatten(1).amax(1))
+        inside = (low >= 0) & (high <= 1)
+        low, high = (torch.where(inside, bound, end)[:, None, None, None] for bound, end in ((0, low), (1, high)))
+        return (images - low) / (high - low).clamp(min=1e-6)
+
     def mix(self, batch: MixedBatch, rng: np.random.Generator) -> MixedBatch:
         """Mix images that are normalised."""
         plan = self.mixing.draw(len(batch.inputs), (batch.inputs.shape[2], batch.inputs.shape[3]), rng)

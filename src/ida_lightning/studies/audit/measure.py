@@ -26,6 +26,8 @@ CORRECTIONS = (*SPACES, "revision")
 _ENOUGH = 10_000  # images, unless a number of batches is given
 Revise = Callable[[Tensor, LabelMix, float], Tensor]
 """From soft labels, their mixes and the temperature to revised soft labels."""
+Look = Callable[[str, MixedBatch, Tensor], None]
+"""Looks at the way of mixing, a batch of it and the teacher's logits."""
 
 
 class Rows(NamedTuple):
@@ -73,6 +75,7 @@ def measure(
     revise: Revise,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     stored: OutputStore | None = None,
+    look: Look = lambda mixing, batch, logits: None,
 ) -> dict[str, Rows]:
     """Show the teacher training images of the run's first steps, clean and mixed in every way, and validation images.
 
@@ -89,6 +92,7 @@ def measure(
         revise: the label revision that is measured beside the correction.
         progress: wraps the numbers of the batches, to show how far it is.
         stored: the teacher's answers to the run's own pictures, read in its place where they are those looked at.
+        look: is called with every mixed batch and the teacher's logits of it.
 
     Returns:
         The measured rows, by way of mixing and, if there are such images, for ``validation``.
@@ -109,6 +113,7 @@ def measure(
             answers = stored.read(Place(epoch, number, 0), batch) if stored is not None and shown_in_fit else None
             logits = teacher(batch.inputs) if answers is None else answers.logits
             parts[name].append(_measured(logits, batch.label_mix, temperature, revise))
+            look(name, batch, logits)
     for batch in islice(data.val_dataloader(), len(parts["clean"])):
         plain = data.transfer_batch_to_device(batch, device, 0)
         logits = teacher(data.normalise(plain.inputs))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ida_lightning.studies.audit.examples import Examples
 from ida_lightning.studies.audit.measure import Rows, corrected_name
 from ida_lightning.studies.tables import csv_table
 
@@ -87,6 +88,11 @@ class Configured(NamedTuple):
     temperature: float
 
     @property
+    def mixed(self) -> str:
+        """The way of mixing, or half and half if the config does not mix."""
+        return "both" if self.mixing == "clean" else self.mixing
+
+    @property
     def moved(self) -> str:
         """Name the moved mass in the configured space at the configured temperature."""
         return corrected_name("moved_mass", self.space, self.temperature)
@@ -102,6 +108,7 @@ class Report:
         measurements: every number.
         worst_pairs: by way of mixing.
         stddevs: T. stddev by augmentation, if it was measured; see :mod:`ida_lightning.studies.stddev`.
+        examples: the mixed images that the correction would change most, for the page alone; None if there are none.
     """
 
     facts: dict[str, Any]
@@ -109,6 +116,7 @@ class Report:
     measurements: list[Measurement]
     worst_pairs: dict[str, WorstPairs]
     stddevs: Sequence[Measurement] = ()
+    examples: Examples | None = field(default=None, compare=False)
 
     @cached_property
     def _by_key(self) -> dict[tuple[str, str, str], Measurement]:
@@ -132,7 +140,7 @@ class Report:
     @property
     def mixed(self) -> str:
         """The configured way of mixing, or half and half if the config does not mix."""
-        return "both" if self.configured.mixing == "clean" else self.configured.mixing
+        return self.configured.mixed
 
     def lambda_bins(self, mixing: str) -> list[str]:
         """List the bins of the heaviest share that have rows."""

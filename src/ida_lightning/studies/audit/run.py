@@ -18,6 +18,7 @@ from torch import Tensor
 from ida_lightning.data import MixingDataModule
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.files import writable_folder
+from ida_lightning.isotonic import Space
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.lightning_internals import in_precision, move_to_device, with_progress_bar
 from ida_lightning.locks import OutputLock
@@ -34,6 +35,7 @@ from ida_lightning.modules import DistillationModule
 from ida_lightning.modules.teachers import FrozenTeachers
 from ida_lightning.revision_selection.revision import revise_soft_labels
 from ida_lightning.revision_selection.selection import trusted_rows
+from ida_lightning.studies.audit.examples import MostChanged
 from ida_lightning.studies.audit.figure import draw
 from ida_lightning.studies.audit.measure import measure
 from ida_lightning.studies.audit.page import write_page
@@ -149,11 +151,12 @@ def measure_teacher(
     if stddev_batches is not None:
         with torch.no_grad():
             stddevs = measure_stddev(data, stddev_batches, teacher, student, device, progress("T. stddev"))
-    stored = model.answers.reader(data.pictures, str(trainer.precision))
-    tables = measure(data, batches, model.temperature, teacher, device, revise, progress("Auditing"), stored)
     space, strength, role = configured_correction(callbacks)
     mixing = "clean" if data.mixing.kind == "none" else data.mixing.kind
     configured = Configured(mixing, data.mixing.probability, space, strength, role, model.temperature)
+    stored = model.answers.reader(data.pictures, str(trainer.precision))
+    look = MostChanged(configured.mixed, space, model.temperature, data.class_names, data.denormalise)
+    tables = measure(data, batches, model.temperature, teacher, device, revise, progress("Auditing"), stored, look)
     selection = _selection(trainer, model, data)
     mixed = [name for name in tables if name not in ("clean", "validation")]
     source = model.teacher.source
@@ -186,10 +189,11 @@ def measure_teacher(
         [measurement for name, rows in tables.items() for measurement in summarise(name, rows)],
         {name: worst_pairs(tables[name], configured.moved, data.class_names) for name in mixed},
         stddevs,
+        look.examples,
     )
 
 
-def configured_correction(callbacks: Iterable[L.Callback]) -> tuple[str, float | None, str | None]:
+def configured_correction(callbacks: Iterable[L.Callback]) -> tuple[Space, float | None, str | None]:
     """Return space, strength and role of the correction among a Trainer's callbacks; the last two None without one."""
     for callback in callbacks:
         if isinstance(callback, AuthorsIsotonicCallback):

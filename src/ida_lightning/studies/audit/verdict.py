@@ -14,7 +14,7 @@ from ida_lightning.studies.tables import render
 # change, and what is to be noticed should be several times as much.
 HARDLY, CLEARLY = 0.01, 0.05
 _RARELY = 0.01
-_NAMES = {"clean": "clean", "mixup": "mixup", "cutmix": "CutMix", "both": "mixup/CutMix", "mosaic": "mosaic"}
+MIXING_NAMES = {"clean": "clean", "mixup": "mixup", "cutmix": "CutMix", "both": "mixup/CutMix", "mosaic": "mosaic"}
 
 
 class Verdict(NamedTuple):
@@ -68,7 +68,7 @@ def judge(report: Report) -> Verdict:
         code=code,
         moved=moved,
         limits={"least": least, "rarely": _RARELY, "hardly": HARDLY, "clearly": CLEARLY},
-        names=_NAMES,
+        names=MIXING_NAMES,
         corrected_name=corrected_name,
         percent=percent,
         worst_bin=worst_bin,

@@ -99,7 +99,7 @@ class Sharing:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
-        for name in {path.name.removeprefix(".holder-") for path in self.all.glob("*")}:
+        for name in {path.name.removeprefix(".holder-").removeprefix(".lock-") for path in self.all.glob("*")}:
             with suppress(HeldError), OutputLock("teacher_outputs", self.all / name):
                 shutil.rmtree(self.all / name, ignore_errors=True)
         with suppress(OSError):  # not empty: somebody is still at it

@@ -1,0 +1,130 @@
+"""The mixed images whose soft labels a correction would change most: what an audit shows first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ida_lightning.isotonic import Space, correct_soft_labels
+from ida_lightning.label_mix import LabelMix
+from ida_lightning.metrics import moved_mass, violated_rows
+from ida_lightning.mixing import MixedBatch
+from ida_lightning.plots import plot_corrections
+
+COUNT = 6
+OTHERS = 3  # classes beside those of an image
+_WIDTH = 1.9  # inches that an image takes: six are readable at 1080 pixels
+
+
+class Examples(NamedTuple):
+    """Images with their labels, the most changed first.
+
+    Attributes:
+        images: pixel values from 0 to 1, ``(rows, 1 or 3, height, width)``.
+        label_mix: their hard labels.
+        soft_labels: the teacher's, ``(rows, classes)``.
+        corrected: after correction, ``(rows, classes)``.
+        moved: the share of the soft label that the correction moves, ``(rows,)``.
+        class_names: of all classes.
+    """
+
+    images: Tensor
+    label_mix: LabelMix
+    soft_labels: Tensor
+    corrected: Tensor
+    moved: Tensor
+    class_names: Sequence[str]
+
+    def select(self, rows: Tensor) -> Examples:
+        """Return these rows."""
+        images, mix, soft_labels, corrected, moved, names = self
+        return Examples(images[rows], mix.select(rows), soft_labels[rows], corrected[rows], moved[rows], names)
+
+    def parts(self, row: int) -> list[tuple[float, str]]:
+        """Return the classes of an image by name, each behind its weight, the heaviest first."""
+        order = self.label_mix.order()
+        present = order.present[row]
+        names = [self.class_names[label] for label in order.labels[row][present].tolist()]
+        return list(zip(order.weights[row][present].tolist(), names, strict=True))
+
+    def cpu(self) -> Examples:
+        """Return the same on the CPU."""
+        mix = LabelMix(self.label_mix.labels.cpu(), self.label_mix.weights.cpu())
+        images, soft_labels, corrected, moved = (
+            tensor.cpu() for tensor in (self.images, self.soft_labels, self.corrected, self.moved)
+        )
+        return Examples(images, mix, soft_labels, corrected, moved, self.class_names)
+
+    def most_changed(self, count: int) -> Examples:
+        """Return the ``count`` rows with most mass moved, none where nothing moves; of equal ones the first."""
+        ranked = self.moved.argsort(descending=True, stable=True)[:count]
+        return self.select(ranked[self.moved[ranked] > 0])
+
+
+class MostChanged:
+    """Keeps, of all batches that it is shown, the images whose soft label the correction changes most.
+
+    Args:
+        mixing: the way of mixing that is looked at; batches of another one are passed over.
+        space: in which the correction acts.
+        temperature: of the soft labels.
+        class_names: of all classes.
+        denormalise: makes pixel values from 0 to 1 of normalised images.
+
+    Attributes:
+        examples: what was kept; None before the first batch, and without rows if the correction changed nothing.
+    """
+
+    def __init__(
+        self,
+        mixing: str,
+        space: Space,
+        temperature: float,
+        class_names: Sequence[str],
+        denormalise: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.mixing, self.space, self.temperature = mixing, space, temperature
+        self.class_names, self.denormalise = class_names, denormalise
+        self.examples: Examples | None = None
+
+    def __call__(self, mixing: str, batch: MixedBatch, logits: Tensor) -> None:
+        """Look at one batch of mixed images and the teacher's logits ``(batch, classes)`` of it."""
+        if mixing != self.mixing or batch.inputs.ndim != 4:
+            return
+        finite = torch.isfinite(logits).all(1)
+        mix = batch.label_mix.select(finite)
+        soft_labels = (logits[finite] / self.temperature).softmax(1)
+        corrected = correct_soft_labels(soft_labels, mix, self.temperature, self.space)
+        corrected = torch.where(violated_rows(soft_labels, mix)[:, None], corrected, soft_labels)
+        moved = moved_mass(soft_labels, corrected)
+        new = Examples(batch.inputs[finite], mix, soft_labels, corrected, moved, self.class_names).most_changed(COUNT)
+        pixels = self.denormalise(new.images).float()
+        new = new._replace(images=pixels if pixels.shape[1] in (1, 3) else pixels.mean(1, keepdim=True)).cpu()
+        self.examples = (new if self.examples is None else _joined(self.examples, new)).most_changed(COUNT)
+
+
+def _joined(first: Examples, second: Examples) -> Examples:
+    """Return the rows of both; a mix of fewer classes gets further ones without weight."""
+    widest = max(rows.label_mix.labels.shape[1] for rows in (first, second))
+    mixes = [
+        LabelMix(*(F.pad(part, (0, widest - part.shape[1])) for part in rows.label_mix)) for rows in (first, second)
+    ]
+    return Examples(
+        torch.cat((first.images, second.images)),
+        LabelMix(*(torch.cat(parts) for parts in zip(*mixes, strict=True))),
+        torch.cat((first.soft_labels, second.soft_labels)),
+        torch.cat((first.corrected, second.corrected)),
+        torch.cat((first.moved, second.moved)),
+        first.class_names,
+    )
+
+
+def draw_examples(examples: Examples) -> Figure:
+    """Draw each image above its hard label, the teacher's soft label and the corrected one, as bars."""
+    images, mix, soft_labels, corrected, _, names = examples
+    return plot_corrections(images, mix, soft_labels, corrected, names, "", OTHERS, _WIDTH)
