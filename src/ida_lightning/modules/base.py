@@ -24,8 +24,9 @@ from ida_lightning.lightning_internals import (
     shows_progress_bar,
     to_precision,
 )
-from ida_lightning.models import ImageInput, describe, try_network
-from ida_lightning.models.recipe import KEY as RECIPE_KEY
+from ida_lightning.models import Description, describe, try_network
+from ida_lightning.models.description import KEY as DESCRIPTION_KEY
+from ida_lightning.modules.described import with_run
 from ida_lightning.modules.evaluation import EvaluatedModule, require_finite
 from ida_lightning.modules.guards import FiniteRows, StepGuard
 from ida_lightning.modules.optimisation import make_optimizer, set_learning_rate
@@ -50,10 +51,12 @@ class ClassifierBase(EvaluatedModule):
             is NaN.
         finite_rows: counts the rows that a teacher spoils; None without a teacher.
         input_shape: of one image, where the data module does not say it; None if unknown.
+        run_config: the text of the ``config.yaml`` that the command line saves of this run; None from Python.
     """
 
     finite_rows: FiniteRows | None = None
     input_shape: tuple[int, ...] | None = None
+    run_config: str | None = None
 
     def __init__(self, num_classes: int, optimizer: OptimizerCallable, optimisation: Optimisation) -> None:
         super().__init__(num_classes)
@@ -188,25 +191,15 @@ class ClassifierBase(EvaluatedModule):
         return logs_this_step(self.trainer) or self.trainer.is_last_batch or shows_progress_bar(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write what goes in and what comes out beside the weights, so that a student can check it.
+        """Write what the network is, sees and answers beside the weights, so that who loads them can check it.
 
         Raises:
             InputError: for weights that are NaN or infinite, which replace no checkpoint.
         """
         require_finite(self.owner, self.network)
-        checkpoint["class_names"] = self.class_names()
-        checkpoint[RECIPE_KEY] = self.recipe()
-        seen = self.image_input()
-        checkpoint["image_input"] = None if seen is None else tuple(seen)  # a plain tuple loads with weights_only
+        checkpoint[DESCRIPTION_KEY] = self.description().content()
 
-    def recipe(self) -> dict[str, Any]:
-        """Return how the network is built; see :class:`ida_lightning.models.Recipe`."""
-        return describe(self.network, self.num_classes, facts_of(attached_trainer(self)).crop)
-
-    def class_names(self) -> list[str] | None:
-        """Return what the outputs stand for, if the data module in use says so."""
-        return facts_of(attached_trainer(self)).class_names
-
-    def image_input(self) -> ImageInput | None:
-        """Return what images the network sees, if the data module in use says so."""
-        return facts_of(attached_trainer(self)).image_input
+    def description(self) -> Description:
+        """Return what checkpoints and exported files say of the network and of the run that trained it."""
+        described = describe(self.network, self.num_classes)
+        return with_run(described, attached_trainer(self), self.run_config)

@@ -1,6 +1,6 @@
 """The arguments of the modules in groups: teacher, student, loss, optimisation."""
 
-from ida_lightning.modules.options.loss import Loss
+from ida_lightning.modules.options.loss import Loss, plain_loss
 from ida_lightning.modules.options.networks import Student, built_for, check_args, check_network
 from ida_lightning.modules.options.optimisation import (
     LRSchedulerCallable,
@@ -27,4 +27,5 @@ __all__ = [
     "check_network",
     "default_optimizer",
     "picklable",
+    "plain_loss",
 ]
