@@ -20,7 +20,7 @@ LOWER_STAMP := $(LOWER_VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install hooks demo compare-demo audit-demo check test test-fast test-slow test-lower-bounds coverage \
-  bench-isotonic bench-data bench-step bench-aot gpu-check notebooks pictures docs docs-serve clean
+  bench-isotonic bench-data bench-step bench-aot gpu-check export-parity package notebooks pictures docs docs-serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -60,7 +60,7 @@ test-fast: $(STAMP) ## the tests of the numerics, with Lightning out of reach
 	$(RUN) -m pytest -n 2 --dist worksteal --without-lightning -k 'not ($(NOT_FAST))' $(FAST_TESTS) $(NUMERICS)
 
 test-slow: $(STAMP) ## the tests marked slow
-	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[notebooks]'
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[notebooks,package]'
 	$(RUN) -m pytest -m slow
 
 coverage: $(STAMP) ## the suite, with the lines that it never runs; fails below the floor in pyproject.toml
@@ -94,6 +94,15 @@ bench-aot: $(STAMP) ## compile the kernel for GPUs that are not here, 10 minutes
 gpu-check: ## is the CUDA path right, what does it cost, 8 minutes; writes benchmarks/results (PYTHON=... chooses)
 	PYTHONPATH=src $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) benchmarks/gpu_check.py
 
+export-parity: $(STAMP) ## ONNX and torch.export of three networks with both stems, 5 minutes; writes docs/export.md
+	$(RUN) -m tools.export_parity
+
+package: $(STAMP) ## build wheel and source distribution and check them; writes dist/
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[package]'
+	rm -rf dist
+	$(RUN) -m build
+	$(RUN) -m twine check --strict dist/*
+
 notebooks: $(STAMP) ## execute the notebooks, 3 minutes; writes outputs/notebooks/
 	$(RUN) $(PIP_INSTALL) -c constraints.txt -e '.[notebooks]'
 	$(RUN) -m nbconvert --to notebook --execute --output-dir outputs/notebooks notebooks/*.ipynb
@@ -110,4 +119,4 @@ docs-serve: $(STAMP) ## serve the site at http://localhost:8000, anew with every
 	$(RUN) -m zensical serve
 
 clean: ## remove the environments, caches and outputs
-	rm -rf $(VENV) $(LOWER_VENV) .coverage .cache outputs site lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWER_VENV) .coverage .cache dist outputs site lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -52,6 +52,33 @@ def test_printed_config_gives_itself_again(capsys):
     assert yaml.safe_load(first)["model"]["init_args"]["loss"]["temperature"] == 4.5
 
 
+NETWORKS = ["--model=DistillationModule", "--model.teacher=test_resnet", "--model.student=test_resnet"]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ([], ("KL", {})),
+        (["--model.distillation=KL"], ("KL", {})),
+        (["--model.distillation=DKD"], ("DKD", {"alpha": 1.0, "beta": 8.0, "whole": False})),
+        (["--model.distillation=DIST", "--model.distillation.beta=2"], ("DIST", {"beta": 2.0, "gamma": 1.0})),
+        (["--model.loss.distillation=NKD"], ("NKD", {"gamma": 1.5, "whole": False})),
+        (
+            ["--model.distillation=LogitStandardisation", "--model.distillation.loss=KL"],
+            ("LogitStandardisation", {"loss": {"class_path": "ida_lightning.KL"}}),
+        ),
+    ],
+    ids=["default", "KL", "DKD", "options", "in its group", "wrapper"],
+)
+def test_a_kept_config_names_the_loss_and_all_its_options(more, expected):
+    model = read_fit_config([*NETWORKS, "--data=DigitsDataModule", *more])["model"]["init_args"]
+    assert (model["distillation"]["class_path"], model["distillation"]["init_args"]) == (
+        f"ida_lightning.{expected[0]}",
+        expected[1],
+    )
+    assert "loss" not in model
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # the second run's
 def test_the_run_keeps_its_whole_config_callbacks_included():
     fit("digits/teacher")
@@ -87,6 +114,8 @@ def complaint_of(args, capsys):
         (["--trainer.max_epoch=3"], "unrecognized arguments: --trainer.max_epoch=3"),
         (["--model.temperature=warm"], "model.temperature: expected a number, got warm"),
         (["--trainer.max_epochs=many"], "trainer.max_epochs: expected a whole number, got many"),
+        (["--model.distillation=DKDD"], "model: no class 'DKDD'"),
+        (["--model.distillation=DKD", "--model.distillation.beta=-1"], "beta: expected a number >= 0, got -1.0"),
         (["--model.temperature=-1"], "temperature: expected a number > 0, got -1.0"),
         (["--model.student=test_resnt"], "student: expected a timm name such as test_resnet"),
         (["--model", "DistilationModule"], "model: no class 'DistilationModule'; did you mean DistillationModule?"),
@@ -137,7 +166,9 @@ def test_missing_teacher_says_what_to_run(capsys):
 
 
 def test_missing_and_unknown_subcommands_are_one_line(capsys):
-    assert "expected a command: fit, validate, test, predict, audit, teach, compare;" in complaint_of([], capsys)
+    assert "expected a command: demo, fit, validate, test, predict, export, audit, teach, compare;" in complaint_of(
+        [], capsys
+    )
     assert "no command 'fitt', did you mean fit?" in complaint_of(["fitt"], capsys)
 
 

@@ -1,17 +1,18 @@
 """Every shipped config through the real command, on small data."""
 
 import csv
+import hashlib
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ida_lightning.__main__ import main
-from ida_lightning.models import build_model
+from ida_lightning.models import build_model, fingerprint, read_description
 from ida_lightning.studies.compare.cells import resolve
 from tests.helpers.cifar_files import make_cifar
 from tests.helpers.command_line import CONFIGS, QUIET, SHORT, fit, metrics_of
@@ -34,6 +35,9 @@ def test_every_shipped_config_is_short_and_says_how_to_run_it():
         name = file.relative_to(CONFIGS.parent)
         compares = "seeds: [" in file.read_text()
         command = "compare" if compares else "audit" if name.stem.startswith("fig") else "fit"
+        if name.parts[1] == "sweeps":
+            assert lines[0] == f"# wandb sweep {name}"
+            continue
         said = re.fullmatch(rf"# ida-lightning {command}(?: --config (\S+))? --config {name}", lines[0])
         assert said, name
         assert said[1] is None or (CONFIGS.parent / said[1]).is_file()
@@ -240,5 +244,12 @@ def test_imagenet_config_starts_on_a_folder_of_images(tmp_path):
     )
     logged = metrics_of()
     assert logged["train/violation_rate_corrected"][-1] == 0
-    with safe_open("outputs/imagenet/ida_cutmix.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["class_names"]) == ["cat", "dog", "eel"]
+    said = read_description("outputs/imagenet/ida_cutmix.safetensors")
+    assert said.class_names == ["cat", "dog", "eel"]
+    (config,) = Path("outputs").rglob("config.yaml")
+    assert said.recipe["config_sha256"] == hashlib.sha256(config.read_bytes()).hexdigest()
+    (method,) = said.recipe["methods"]
+    assert (method["class"], method["args"]["space"]) == ("IsotonicSoftLabelCallback", "softened")
+    assert said.recipe["teacher"]["fingerprint"] == fingerprint(teacher)
+    assert said.metrics["student/val_acc"] == logged["student/val_acc"][-1]
+    assert said.versions["torch"] == version("torch")

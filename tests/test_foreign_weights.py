@@ -12,7 +12,17 @@ from torch import nn
 
 from ida_lightning import InputError
 from ida_lightning.callbacks import ExportCallback
-from ida_lightning.models import exportable, fingerprint, load_weights, put_weights, weights
+from ida_lightning.models import (
+    Description,
+    ImageInput,
+    description,
+    exportable,
+    fingerprint,
+    load_weights,
+    put_weights,
+    read_description,
+    weights,
+)
 from ida_lightning.modules import ClassificationModule
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
@@ -103,24 +113,61 @@ def test_what_a_file_holds_is_named(tmp_path):
     [
         {"class_names": "cat,dog"},
         {"class_names": '{"0": "cat", "1": "dog"}'},
-        {"class_names": "5"},
+        {"class_names": '["cat", "dog"]'},
         {"image_input": '{"mean": [0.5]}'},
-        {"image_input": '[["a"], ["b"], 3]'},
-        {"image_input": "[[0.5], [0.0], 32]"},
+        {"format": "pt"},
+        {"ida_lightning": "5"},
+        {},
     ],
     ids=str,
 )
-def test_foreign_metadata_is_ignored_and_said(metadata, tmp_path, lines):
+def test_foreign_metadata_means_nothing_here(metadata, tmp_path, lines, monkeypatch):
+    monkeypatch.setattr(description, "rank_zero_info", lines.append)
     save_file(PLAIN, tmp_path / "w.safetensors", metadata)
-    assert load_weights(tmp_path / "w.safetensors")[1:] == (None, None)
+    read = load_weights(tmp_path / "w.safetensors")
+    assert (read.description, read.class_names, read.image_input) == (None, None, None)
+    assert lines == []
+    put_weights(TinyNet(), read, "w.safetensors", "teacher_checkpoint")
     (line,) = lines
-    assert f"{next(iter(metadata))} is not in this package's form and was ignored" in line
+    assert line.startswith("teacher_checkpoint: w.safetensors does not describe its network: stem, classes and images")
 
 
-def test_metadata_of_ours_is_read(tmp_path):
-    facts = {"class_names": json.dumps(["a", "b"]), "image_input": json.dumps([[0.5], [0.2], 32])}
-    save_file(PLAIN, tmp_path / "w.safetensors", facts)
-    assert load_weights(tmp_path / "w.safetensors")[1:] == (["a", "b"], ((0.5,), (0.2,), 32))
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"classes": "cat"}, "class_names"),
+        ({"images": {"mean": [0.5], "std": [0.0], "size": 8}}, "image_input"),
+        ({"images": {"mean": ["a"], "std": [1.0], "size": 8}}, "image_input"),
+        ({"network": {"name": 5}}, "network"),
+        ({"network": {"stem": "huge"}}, "stem"),
+        ({"network": {"strides": {"0": 2}}}, "strides"),
+        ({"network": {"num_classes": -1}}, "num_classes"),
+        ({"metrics": {"val": "good"}}, "metrics"),
+        ({"recipe": []}, "recipe"),
+    ],
+    ids=str,
+)
+def test_what_is_malformed_in_a_description_is_said(change, key, tmp_path, lines, monkeypatch):
+    monkeypatch.setattr(description, "rank_zero_info", lines.append)
+    save_file(PLAIN, tmp_path / "w.safetensors", {"ida_lightning": json.dumps({"format": 1, **change})})
+    assert load_weights(tmp_path / "w.safetensors").description == Description()
+    (line,) = lines
+    assert f"{key} is not in this package's form and was ignored" in line
+
+
+def test_a_description_comes_back_as_it_was(tmp_path):
+    said = Description(
+        **{"network": "resnet18", "network_args": {"drop_rate": 0.1}, "stem": "small", "class_path": "a.B"},
+        **{"strides": {"conv1": [2, 2]}, "num_classes": 2, "in_channels": 1, "class_names": ["a", "b"]},
+        **{"image_input": ImageInput((0.5,), (0.2,), 32), "interpolation": "bilinear", "crop": 0.875},
+        **{"recipe": {"methods": []}, "metrics": {"val_acc": 0.5}, "versions": {"torch": "2"}},
+    )
+    assert None not in said
+    save_file(PLAIN, tmp_path / "w.safetensors", said.metadata())
+    assert load_weights(tmp_path / "w.safetensors").description == said
+    assert read_description(tmp_path / "w.safetensors") == said
+    torch.save({"state_dict": PLAIN, "ida_lightning": said.content()}, tmp_path / "w.ckpt")
+    assert read_description(tmp_path / "w.ckpt") == load_weights(tmp_path / "w.ckpt").description == said
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_the_top_help_lists_every_command(printed):
         assert f"\n  {name} " in text
         assert line.split()[0] in text
     cli = AuditCLI(["fit", "--model=ClassificationModule", "--model.model=test_resnet", "--data=DigitsDataModule"])
-    assert {*cli.parser.subcommands_action.choices, "compare"} == set(COMMANDS)
+    assert {*cli.parser.subcommands_action.choices, "compare", "demo", "export"} == set(COMMANDS)
 
 
 def test_the_version_is_that_of_the_package(printed):

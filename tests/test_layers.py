@@ -15,7 +15,7 @@ LAYERS = [
     {"isotonic", "mixing", "losses"},
     {"supervision"},
     {"metrics", "models", "plots", "adapters", "augment"},
-    {"blending", "picking", "revision_selection", "truth", "lightning_internals", "checkpoint_io", "locks"},
+    {"blending", "picking", "revision_selection", "truth", "lightning_internals", "checkpoint_io", "locks", "trackers"},
     {"data_facts", "teacher_outputs"},
     {"data", "modules"},
     {"methods"},

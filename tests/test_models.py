@@ -1,12 +1,11 @@
-import json
-
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from ida_lightning import InputError
-from ida_lightning.models import build_model, load_weights, put_weights
+from ida_lightning.models import build_model, describe, load_weights, put_weights
+from ida_lightning.models.description import KEY
 from tests.helpers.networks import TinyNet
 
 
@@ -54,13 +53,17 @@ def save_wrapped(network, path):
     torch.save({"model": {f"module._orig_mod.{k}": v for k, v in network.state_dict().items()}}, path)
 
 
+def described(network):
+    return describe(network, 4)._replace(class_names=list("abcd"))
+
+
 def save_lightning(network, path):
     state = {f"student.{k}": v for k, v in network.state_dict().items()}
-    torch.save({"state_dict": state, "class_names": list("abcd"), "epoch": 3}, path)
+    torch.save({"state_dict": state, KEY: described(network).content(), "epoch": 3}, path)
 
 
 def save_safe(network, path):
-    save_file(network.state_dict(), path, {"class_names": json.dumps(list("abcd"))})
+    save_file(network.state_dict(), path, described(network).metadata())
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from ida_lightning import InputError
-from ida_lightning.models import ImageInput, build_model, load_network, pretrained_input
-from ida_lightning.models.recipe import describe
+from ida_lightning.models import ImageInput, build_model, describe, load_network, load_student, pretrained_input
 from ida_lightning.modules.options import Teacher
 from ida_lightning.modules.teacher import FrozenTeacher
 from tests.helpers.networks import TinyNet
@@ -34,7 +33,7 @@ def test_torchvision_networks_come_by_name(name):
     network = build_model(name, num_classes=7)
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     assert isinstance(network, torchvision_models.MobileNetV3)
-    assert describe(network, 7, None)["network"] == name
+    assert describe(network, 7).network == name
 
 
 def test_torchvision_stems_keep_the_resolution():
@@ -99,7 +98,7 @@ def own_modules(monkeypatch):
 def test_functions_of_ones_own_build_networks(own_modules):
     network = build_model("my_nets.make", num_classes=3, in_channels=1, width=2)
     assert network(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
-    assert describe(network, 3, None)["network_args"] == {"width": 2}
+    assert describe(network, 3).network_args == {"width": 2}
 
 
 @pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k", "resnet18.a1_in1k"])
@@ -166,6 +165,11 @@ def test_a_files_own_function_is_never_called(tmp_path):
     save_file(TinyNet().state_dict(), tmp_path / "w.safetensors", {"ida_lightning": json.dumps(recipe)})
     with pytest.raises(InputError, match=r"names a function, .*makes', to build its network with; a file's is never"):
         load_network(tmp_path / "w.safetensors")
+    assert not Path("ran").exists()
+    described = describe(TinyNet(), 4)._replace(network="tests.test_named_models.makes")
+    save_file(TinyNet().state_dict(), tmp_path / "v.safetensors", described.metadata())
+    with pytest.raises(InputError, match="a file's is never called"):
+        load_student(tmp_path / "v.safetensors")
     assert not Path("ran").exists()
     load_network(tmp_path / "w.safetensors", "tests.test_named_models.makes")
     assert Path("ran").exists()

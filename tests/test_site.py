@@ -36,7 +36,8 @@ def pages_of(nav):
 
 
 def test_every_page_is_in_the_navigation_once():
-    assert sorted(pages_of(SITE["nav"])) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+    pages = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+    assert sorted(pages_of(SITE["nav"])) == pages, "nav of mkdocs.yml"
 
 
 def test_every_public_name_has_one_entry_in_the_reference():
@@ -44,7 +45,7 @@ def test_every_public_name_has_one_entry_in_the_reference():
     public = sorted(re.findall(r" as (\w+)", stub))
     pages = {page.name: page.read_text() for page in (DOCS / "api").glob("*.md")}
     entries = re.findall(r"^::: ida_lightning\.(\w+)$", "\n".join(pages.values()), re.MULTILINE)
-    assert sorted(entries) == public
+    assert sorted(entries) == public, "::: ida_lightning.NAME in a page of docs/api/, and the name in its index.md"
     for page, text in pages.items():
         for name in re.findall(r"^::: ida_lightning\.(\w+)$", text, re.MULTILINE):
             (line,) = [line for line in pages["index.md"].splitlines() if f"[`{name}`][ida_lightning.{name}]" in line]
@@ -201,7 +202,7 @@ def test_the_site_is_built_strictly(tmp_path, broken, complaint):
     done = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict"], cwd=tmp_path, capture_output=True, text=True
     )
-    said = done.stdout + done.stderr
+    said = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)
     assert (done.returncode == 0) == (complaint is None), said
     assert complaint is None or complaint in said
     if complaint is None:

@@ -29,6 +29,7 @@ ROOMS = ("adapters", "errors", "isotonic", "label_mix", "losses", "metrics", "mi
 ROOMS += ("supervision", "truth", "blending")
 # Plain tuples of tensors that collating and transfer build; whoever takes them checks them. And the error itself.
 UNCHECKED = {
+    ida_lightning.KernelTrial,
     LabelMix,
     LabelOrder,
     MixedBatch,
@@ -38,6 +39,7 @@ UNCHECKED = {
     ida_lightning.OrderStatistics,
     InputError,
 }
+UNCHECKED |= {ida_lightning.DistillationLoss}  # a base
 
 nan, inf = float("nan"), float("inf")
 WORDS: list[Any] = ["text", b"bytes", object(), {}, [], [[0.5]], 1j, {"a"}, print]
@@ -173,6 +175,16 @@ NOT_NETWORKS = [*NOT_TENSORS, "resnet18", nn.Linear]
 BROKEN = {"values": [*NOT_MATRICES, PROBS[:2], changed(PROBS, nan)], "label_mix": [*NOT_MIXES, *OTHER_LABELS]}
 SOLVING = {"values": [*BROKEN["values"], changed(PROBS, inf)], "label_mix": [*BROKEN["label_mix"], *NOT_WEIGHTS]}
 OPTIONS = {"solver": NOT_CHOICES, "validate": [*WORDS, 0.5, "no"]}
+LOSS_OPTIONS = {
+    **{name: [*NOT_NUMBERS, -1] for name in ("alpha", "beta", "gamma", "relations")},
+    "softness": TEMPERATURE,
+    "whole": NOT_FLAGS,
+    "form": NOT_CHOICES,
+    "label_mix": BROKEN["label_mix"],
+    "weights": [*NOT_TENSORS[1:], PROBS, PROBS[:2, 0], LABELS],
+    "factors": [None, *WORDS, (), (0.0,), (-1.0,), ("a",), (nan,)],
+    "loss": [*WORDS, 3, "KL"],
+}
 TRUTH = {"soft_labels": [*NOT_MATRICES, PROBS[:2]], "label_mix": BROKEN["label_mix"]}
 ENTRIES = [
     Entry(LabelMix.unmixed, {"labels": LABELS}, {"labels": NOT_LABELS[:-3]}),
@@ -232,6 +244,7 @@ ENTRIES = [
         {"values": PROBS, "label_mix": MIX, "solver": "auto", "validate": None},
         {**SOLVING, **OPTIONS},
     ),
+    Entry(ida_lightning.kernel_trials, {}, {}),
     Entry(
         ida_lightning.isotonic_softmax,
         {"logits": LOGITS, "label_mix": MIX, "temperature": 2.0, "solver": "auto", "validate": None},
@@ -324,6 +337,38 @@ ENTRIES = [
             "temperature": TEMPERATURE,
         },
     ),
+    *(
+        Entry(
+            loss,
+            {"student_logits": LOGITS, "soft_labels": PROBS, "temperature": 2.0, **options},
+            {
+                "student_logits": NOT_MATRICES,
+                "soft_labels": [*NOT_MATRICES, *NOT_BESIDE, *NOT_PROBABILITIES],
+                "temperature": TEMPERATURE,
+                **{name: LOSS_OPTIONS[name] for name in options},
+            },
+        )
+        for loss, options in (
+            (ida_lightning.dkd_loss, {"label_mix": MIX, "alpha": 1.0, "beta": 8.0, "whole": False}),
+            (ida_lightning.nkd_loss, {"label_mix": MIX, "gamma": 1.5, "whole": False}),
+            (ida_lightning.dist_loss, {"beta": 1.0, "gamma": 1.0, "weights": ONES}),
+            (ida_lightning.correlation_loss, {"form": "rank", "softness": 0.1}),
+            (ida_lightning.multi_level_loss, {"factors": (1.0,), "relations": 1.0, "weights": ONES}),
+        )
+    ),
+    *(
+        Entry(loss, options, {name: LOSS_OPTIONS[name] for name in options})
+        for loss, options in (
+            (ida_lightning.DKD, {"alpha": 1.0, "beta": 8.0, "whole": False}),
+            (ida_lightning.NKD, {"gamma": 1.5, "whole": False}),
+            (ida_lightning.DIST, {"beta": 1.0, "gamma": 1.0}),
+            (ida_lightning.CorrelationDistance, {"form": "pearson", "softness": 0.1}),
+            (ida_lightning.MLKD, {"factors": (1.0,), "relations": 1.0}),
+            (ida_lightning.LogitStandardisation, {"loss": ida_lightning.KL()}),
+            (ida_lightning.KL, {}),
+        )
+    ),
+    Entry(ida_lightning.standardise_logits, {"logits": LOGITS}, {"logits": NOT_MATRICES}),
     Entry(
         ida_lightning.probability_loss,
         {"student_logits": LOGITS, "soft_labels": PROBS, "temperature": 2.0},
@@ -592,7 +637,7 @@ ENTRIES = [
     Entry(lambda network: eval_mode(network).__enter__(), {"network": NETWORK}, {"network": NOT_NETWORKS}),
     Entry(
         put_weights,
-        {"network": NETWORK, "weights": Weights(NETWORK.state_dict(), None, None), "path": "file"},
+        {"network": NETWORK, "weights": Weights(NETWORK.state_dict()), "path": "file"},
         {"network": NOT_NETWORKS, "weights": [*NOT_TENSORS, NETWORK.state_dict()]},
     ),
     Entry(

@@ -26,13 +26,13 @@ from torch.optim.lr_scheduler import ConstantLR
 import ida_lightning
 from ida_lightning import InputError, IsotonicSoftLabelCallback
 from ida_lightning.mixing import Mixing
-from ida_lightning.models import ImageInput, NetworkFile, Recipe, Weights
+from ida_lightning.models import Description, ImageInput, NetworkFile, Weights
 from tests.helpers.networks import TinyNet
 
 nan, inf = float("nan"), float("inf")
 ROOMS = ("callbacks", "checkpoint_io", "data", "methods", "modules")
 # Plain records, which are checked by whoever takes them.
-RECORDS = {ImageInput, NetworkFile, Recipe, Weights}
+RECORDS = {Description, ImageInput, NetworkFile, Weights}
 # What somebody may take for the right thing; a signature says for which of them that is wrong.
 POOL: list[Any] = [
     *(None, "text", "3", "no", "", b"bytes", object(), 1j, True, False, 1, 0, -1, 1.5, 0.0, -1.0, 10**400, -(10**30)),
@@ -90,7 +90,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "train": lambda: PAIRS,
     "method": IsotonicSoftLabelCallback,
     "path": lambda: "file.safetensors",
-    "weights": lambda: Weights(TinyNet().state_dict(), None, None),
+    "weights": lambda: Weights(TinyNet().state_dict()),
     **dict.fromkeys(("start", "end"), lambda: 0.5),
     "optimizer": lambda: torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1),
     "schedulers": lambda: [ConstantLR, ConstantLR],

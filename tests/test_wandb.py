@@ -1,5 +1,6 @@
 """W&B from the command line, offline: what reaches the run's file and the disk."""
 
+import json
 import os
 import struct
 import subprocess
@@ -15,10 +16,13 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # passed on by version
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+from tests.helpers.comparisons import cell, set_up, write_comparison
 from tests.helpers.wandb_reader import Run, read_run
 
-CONFIG = Path(__file__).parents[1] / "configs" / "digits" / "ida_cutmix.yaml"
+CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIG = CONFIGS / "digits" / "ida_cutmix.yaml"
 BLOCK = 32 * 1024
 
 
@@ -28,13 +32,32 @@ def run_offline(folder: Path, *arguments: str) -> None:
     own = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     cache = folder.with_name(folder.name + "-cache")  # wandb's default is in the home folder
     offline = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CACHE_DIR": str(cache)}
-    environment = own | offline | {"OMP_NUM_THREADS": "1"}  # as conftest.py does for this process
+    # As conftest.py does for this process; helpers of the tests are imported from the root.
+    environment = own | offline | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, check=True, timeout=240)
 
 
 def run_file(wandb_folder: Path) -> Path:
     (found,) = wandb_folder.glob("*-run-*/run-*.wandb")
     return found
+
+
+SETTINGS = {"model.soft_weight": 0.8, "model.temperature": 3.5, "trainer.callbacks.strength": 1.0}
+
+
+def sweep_command(**settings: float) -> list[str]:
+    """The command of the shipped sweep as an agent of W&B expands it for one choice of settings."""
+    sweep = yaml.safe_load((CONFIGS / "sweeps" / "digits.yaml").read_text())
+    assert sweep["parameters"].keys() == settings.keys()
+    parts: dict[str, list[str]] = create_sweep_command_args(
+        {"args": {name: {"value": value} for name, value in settings.items()}}
+    )
+    parts["interpreter"] = [sys.executable]
+    command: list[str] = []
+    for chunk in create_sweep_command(sweep["command"]):
+        named = chunk.startswith("${")
+        command += parts[chunk[2:-1]] if named else [chunk]
+    return command
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +67,13 @@ def fit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher.parent.mkdir(parents=True)
     torch.manual_seed(0)
     save_file(timm.create_model("resnet10t", num_classes=10, in_chans=1).state_dict(), teacher)
+    (folder / "configs").symlink_to(CONFIGS)
     run_offline(
         folder,
-        *("-m", "ida_lightning", "fit", "--config", str(CONFIG), "--trainer.logger=WandbLogger"),
-        *("--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=10"),
+        *sweep_command(**SETTINGS)[1:],
+        *("--trainer.callbacks+=ExportCallback", "--trainer.callbacks.path=outputs/student.safetensors"),
+        *("--trainer.callbacks.artifact=true", "--trainer.accelerator=cpu"),
+        *("--trainer.max_epochs=1", "--trainer.limit_train_batches=10"),
         *("--trainer.log_every_n_steps=5", "--trainer.enable_progress_bar=false"),
         *("--trainer.callbacks+=PanelCallback", "--trainer.callbacks.rows=3", "--trainer.callbacks+=SpeedCallback"),
         "--trainer.enable_model_summary=false",
@@ -85,7 +111,7 @@ def test_speed_is_logged_with_the_loss_and_what_is_left_is_not(fit_run: Run) -> 
 
 
 def test_panel_is_an_image_of_the_run(fit_folder: Path, fit_run: Run) -> None:
-    (row,) = [row for row in fit_run.history if any(key.startswith("train/panel") for key in row)]
+    (row,) = [row for row in fit_run.history if "train/panel._type" in row]
     assert row["trainer/global_step"] == 0
     assert row["train/panel._type"] == "images/separated"
     (name,) = row["train/panel.filenames"]
@@ -117,9 +143,61 @@ def test_config_tells_the_whole_run(fit_run: Run) -> None:
     assert {"solver": "auto", "space": "softened", "strength": 1.0}.items() <= isotonic.items()
     assert recorded["trainer"]["max_epochs"] == 1  # from the command line
     assert shipped["model"]["init_args"].items() <= recorded["model"]["init_args"].items()
-    assert recorded["model"]["init_args"]["temperature"] == 4.5  # a default that no file names
+    assert recorded["model"]["init_args"]["temperature"] == 3.5  # of the sweep
+    assert recorded["model"]["init_args"]["hard_weight"] is not None  # a default that no file names
     assert recorded["data"]["init_args"]["mixing"]["kind"] == "cutmix"
-    assert fit_run.config["soft_weight"] == 0.95  # hyperparameters are columns of their own, to sort runs by
+    # Arguments are columns of their own, to sort runs by.
+    assert (fit_run.config["soft_weight"], fit_run.config["temperature"]) == (0.8, 3.5)
+    assert fit_run.config["IsotonicSoftLabelCallback.strength"] == 1
+    assert fit_run.config["data.mixing.kind"] == "cutmix"
+    assert fit_run.config["trainer.max_epochs"] == 1
+
+
+def test_the_best_of_validation_is_the_runs(fit_run: Run) -> None:
+    for owner in ("student", "teacher"):
+        assert fit_run.summaries[f"{owner}/val_acc"] == {"max", "last"}
+        assert fit_run.summaries[f"{owner}/val_nll"] == {"min", "last"}
+
+
+def test_the_student_is_an_artifact_when_asked(fit_folder: Path, fit_run: Run) -> None:
+    run_id = run_file(fit_folder / "outputs" / "wandb").stem.removeprefix("run-")
+    assert fit_run.artifacts[f"student-{run_id}"] == ["student.safetensors"]
+
+
+def test_panel_is_a_table_of_the_run(fit_folder: Path, fit_run: Run) -> None:
+    (row,) = [row for row in fit_run.history if "train/panel_values.path" in row]
+    files = run_file(fit_folder / "outputs" / "wandb").parent / "files"
+    table = json.loads((files / row["train/panel_values.path"]).read_text())
+    assert table["columns"] == ["epoch", "row", "class", "share of the image", "soft label", "taught"]
+    shares: dict[int, float] = {}
+    for _, number, _, share, soft, taught in table["data"]:
+        shares[number] = shares.get(number, 0.0) + share
+        assert 0 <= soft <= 1
+        assert 0 <= taught <= 1
+    assert shares.keys() == {0, 1, 2}
+    assert all(total == pytest.approx(1, abs=1e-5) for total in shares.values())
+
+
+def test_every_cell_of_a_comparison_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    logger = {"class_path": "WandbLogger", "init_args": {"project": "mine"}}
+    quick = {"max_epochs": 1, "limit_train_batches": 2}
+    methods = {"kd": {}, "broken": {"trainer": {"callbacks": [{"class_path": "tests.helpers.comparisons.Broken"}]}}}
+    set_up()
+    arguments = write_comparison(
+        **{"common": {"trainer": {**quick, "logger": logger}}, "methods": methods, "reference": "kd"}
+    )
+    with pytest.raises(subprocess.CalledProcessError):
+        run_offline(tmp_path, "-m", "ida_lightning", *arguments)
+    for method, code in (("kd", 0), ("broken", 1)):
+        for seed in (0, 1):
+            run = read_run(run_file(tmp_path / "out" / "cells" / method / f"seed_{seed}" / "wandb"))
+            assert (run.group, run.job_type, run.name) == ("out", method, f"{method}, seed {seed}")
+            assert run.exit_code == code
+            if method == "kd":
+                result = json.loads(cell("kd", seed).read_text())
+                assert run.summary["last/test_acc"] == result["last"]["test_acc"]
+                assert run.config["seed_everything"] == seed
 
 
 def test_one_run_leaves_one_folder_with_its_config(fit_folder: Path, fit_run: Run) -> None:
@@ -128,7 +206,7 @@ def test_one_run_leaves_one_folder_with_its_config(fit_folder: Path, fit_run: Ru
     (config,) = outputs.rglob("config.yaml")
     assert config.parent.name == run_id
     assert config.read_text() == fit_run.config["config"]
-    assert {path.name for path in fit_folder.iterdir()} == {"outputs"}
+    assert {path.name for path in fit_folder.iterdir()} == {"outputs", "configs"}
 
 
 def test_run_is_finished_when_the_command_returns(fit_run: Run) -> None:
@@ -176,7 +254,7 @@ def test_reader_skips_the_padding_of_a_block(tmp_path: Path, room: int) -> None:
     assert len(first) == BLOCK - room
     padded = tmp_path / "padded.wandb"
     padded.write_bytes(first + bytes(room) + full_chunk(100, "second"))
-    assert read_run(padded) == Run({}, [{"first": 1}, {"second": 1}], None)
+    assert read_run(padded) == Run(history=[{"first": 1}, {"second": 1}])
 
 
 @pytest.mark.parametrize(

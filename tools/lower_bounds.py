@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -38,15 +39,20 @@ def lower_bounds(pyproject: Path, extras: list[str]) -> list[str]:
     An extra may ask for further extras of the project itself.
     """
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    lines, wanted = [], [*project["dependencies"]]
+    wanted = [*project["dependencies"]]
     for extra in extras:
-        wanted += project["optional-dependencies"][extra]
-    for requirement in wanted:  # which grows
-        if (asked := Requirement(requirement)).name == project.get("name"):
-            wanted += [other for extra in sorted(asked.extras) for other in project["optional-dependencies"][extra]]
-        else:
-            lines.append(at_lower_bound(requirement))
-    return lines
+        wanted += _of_extra(extra, project)
+    return [at_lower_bound(requirement) for requirement in wanted]
+
+
+def _of_extra(name: str, project: dict[str, Any]) -> list[str]:
+    """Return what an extra asks for, with what is in the extras of the project itself that it names."""
+    wanted = []
+    for line in project["optional-dependencies"][name]:
+        asked = Requirement(line)
+        own = asked.name == project["name"]
+        wanted += [each for extra in sorted(asked.extras) for each in _of_extra(extra, project)] if own else [line]
+    return wanted
 
 
 if __name__ == "__main__":

@@ -19,7 +19,27 @@ from ida_lightning.isotonic import (
     kernel_trials,
 )
 from ida_lightning.label_mix import LabelMix, LabelOrder
-from ida_lightning.losses import distillation_loss, logit_loss, mixed_cross_entropy, order_penalty, probability_loss
+from ida_lightning.losses import (
+    DIST,
+    DKD,
+    KL,
+    MLKD,
+    NKD,
+    CorrelationDistance,
+    DistillationLoss,
+    LogitStandardisation,
+    correlation_loss,
+    dist_loss,
+    distillation_loss,
+    dkd_loss,
+    logit_loss,
+    mixed_cross_entropy,
+    multi_level_loss,
+    nkd_loss,
+    order_penalty,
+    probability_loss,
+    standardise_logits,
+)
 from ida_lightning.metrics import (
     OrderStatistics,
     expected_calibration_error,
@@ -57,7 +77,7 @@ from ida_lightning.revision_selection import (
 from ida_lightning.supervision import Supervision, SupervisionHook, add_soft_labels, blend_soft_labels, weighted_losses
 from ida_lightning.truth import blend_with_truth, exchange_values, isotonic_with_margin, missed_rows
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The stub beside this file says where the other names are.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -30,11 +30,25 @@ from .isotonic import isotonic_softmax as isotonic_softmax
 from .isotonic import kernel_trials as kernel_trials
 from .label_mix import LabelMix as LabelMix
 from .label_mix import LabelOrder as LabelOrder
+from .losses import DIST as DIST
+from .losses import DKD as DKD
+from .losses import KL as KL
+from .losses import MLKD as MLKD
+from .losses import NKD as NKD
+from .losses import CorrelationDistance as CorrelationDistance
+from .losses import DistillationLoss as DistillationLoss
+from .losses import LogitStandardisation as LogitStandardisation
+from .losses import correlation_loss as correlation_loss
+from .losses import dist_loss as dist_loss
 from .losses import distillation_loss as distillation_loss
+from .losses import dkd_loss as dkd_loss
 from .losses import logit_loss as logit_loss
 from .losses import mixed_cross_entropy as mixed_cross_entropy
+from .losses import multi_level_loss as multi_level_loss
+from .losses import nkd_loss as nkd_loss
 from .losses import order_penalty as order_penalty
 from .losses import probability_loss as probability_loss
+from .losses import standardise_logits as standardise_logits
 from .methods import AddedTermCallback as AddedTermCallback
 from .methods import AuthorsIsotonicCallback as AuthorsIsotonicCallback
 from .methods import CutMixPickCallback as CutMixPickCallback
@@ -74,8 +88,10 @@ from .mixing import stack_pool as stack_pool
 from .mixing import with_plain as with_plain
 from .models import build_model as build_model
 from .models import load_network as load_network
+from .models import load_student as load_student
 from .models import load_weights as load_weights
 from .models import put_weights as put_weights
+from .models import read_description as read_description
 from .modules import (
     ClassificationModule as ClassificationModule,
 )

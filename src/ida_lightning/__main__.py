@@ -18,6 +18,8 @@ from ida_lightning.errors import InputError
 from ida_lightning.lightning_internals import Terminated
 from ida_lightning.studies.audit.command import AuditCLI
 from ida_lightning.studies.compare import compare
+from ida_lightning.studies.demo import run_demo
+from ida_lightning.studies.export import export_network
 from ida_lightning.studies.predict import is_from_weights, predict_images
 
 
@@ -39,6 +41,10 @@ def main(args: list[str] | None = None) -> None:
                 failed = compare(given[1:])
                 if failed:
                     raise SystemExit(failed)
+            elif given[:1] == ["export"]:
+                export_network(given[1:])
+            elif given[:1] == ["demo"]:
+                run_demo(given[1:])
             elif is_from_weights(given):
                 predict_images(given[1:])
             else:

@@ -13,6 +13,8 @@ from torch import Tensor
 from ida_lightning.lightning_internals import attached_datamodule
 from ida_lightning.models import ImageInput
 
+INTERPOLATION = "bilinear"
+"""How the data modules of this package resize images for evaluation."""
 _SAMPLED_ITEMS = 16  # of a data set that is not in memory
 
 

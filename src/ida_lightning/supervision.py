@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ida_lightning.errors import InputError, float_matrix, floats_like, is_a, kind_of, non_negative, positive, share
 from ida_lightning.label_mix import LabelMix
-from ida_lightning.losses import distillation_loss, mixed_cross_entropy
+from ida_lightning.losses import KL, DistillationLoss, mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
 
 
@@ -208,7 +208,10 @@ def add_soft_labels(supervision: Supervision, soft_labels: Tensor, weight: float
 
 
 def weighted_losses(
-    student_logits: Tensor, supervision: Supervision, hard_temperature: float = 1.0
+    student_logits: Tensor,
+    supervision: Supervision,
+    hard_temperature: float = 1.0,
+    distillation: DistillationLoss = KL(),  # noqa: B008 (frozen)
 ) -> tuple[Tensor, Tensor]:
     """Return the means of distillation loss and cross-entropy over rows, each times its weights.
 
@@ -218,11 +221,16 @@ def weighted_losses(
         student_logits: ``(batch, classes)``.
         supervision: what the student is taught on these rows.
         hard_temperature: of the cross-entropy.
+        distillation: the distillation loss, such as ``DKD()``.
 
     Raises:
-        InputError: for logits and supervision of another kind.
+        InputError: for logits and supervision of another kind, and a distillation loss that gives anything but one
+            floating point number per row.
     """
     is_a("supervision", supervision, Supervision)
-    kd = distillation_loss(student_logits, supervision.soft_labels, supervision.temperature)
+    kd = distillation(student_logits, supervision)
+    if not isinstance(kd, Tensor) or kd.shape != student_logits.shape[:1] or not kd.is_floating_point():
+        wanted = f"one loss per row, floating point ({len(student_logits)},)"
+        raise InputError(f"distillation: expected {wanted}, got {kind_of(kd)} from {type(distillation).__name__}")
     hard = mixed_cross_entropy(student_logits, supervision.label_mix, hard_temperature)
     return (supervision.soft_weight * kd).mean(), (supervision.hard_weight * hard).mean()

@@ -1,16 +1,16 @@
 """What a run leaves behind: the exported network and the predictions."""
 
 import csv
-import json
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ida_lightning import InputError
 from ida_lightning.callbacks import ExportCallback, PredictionsCallback
+from ida_lightning.models import exportable, read_description
 from ida_lightning.modules import ClassificationModule
 from tests.helpers.networks import TinyNet
 from tests.helpers.trainers import trainer
@@ -24,8 +24,19 @@ def test_export_holds_the_trained_network_and_its_classes(tmp_path, blobs):
     assert exported.keys() == module.model.state_dict().keys()
     assert all(torch.equal(exported[name], tensor) for name, tensor in module.model.state_dict().items())
     with safe_open(path, "pt") as file:
-        assert json.loads(file.metadata()["class_names"]) == blobs.class_names
+        assert list(file.metadata()) == ["ida_lightning"]  # one entry: safetensors writes several in any order
     assert [p.name for p in path.parent.iterdir()] == ["network.safetensors"]
+    said = read_description(path)
+    assert (said.class_names, said.num_classes, said.in_channels) == (blobs.class_names, 4, 1)
+    assert (said.network, said.class_path) == (None, "tests.helpers.networks.TinyNet")
+    assert said.interpolation == "bilinear"
+    assert said.metrics.keys() == {"model/val_acc", "model/val_nll"}
+    before = path.read_bytes()
+    trainer(tmp_path, callbacks=[ExportCallback(str(path))]).fit(module, blobs)
+    assert path.read_bytes() != before
+    module.load_state_dict({f"model.{name}": tensor for name, tensor in exported.items()})
+    save_file(exportable(module.model), path, said.metadata())
+    assert path.read_bytes() == before, "equal networks make equal bytes"
 
 
 @pytest.mark.parametrize("stop", [RuntimeError("crash"), KeyboardInterrupt()])

@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import lightning as L
 import torch
 import yaml
 
@@ -19,6 +20,13 @@ METHODS = {
     "kd_aug": {},
     "control": {"trainer": {"callbacks": [CONTROL]}},
 }
+
+
+class Broken(L.Callback):
+    """Ends a run by an error."""
+
+    def on_train_end(self, trainer, pl_module):
+        raise RuntimeError("broken")
 
 
 def set_up():

@@ -7,7 +7,7 @@ The file is a 7-byte header and a LevelDB log: blocks of 32 KiB, the first one h
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,16 +22,25 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 class Run(NamedTuple):
     """What a run logged; keys of nested dicts are joined with dots."""
 
-    config: dict[str, Any]
-    history: list[dict[str, Any]]
-    exit_code: int | None  # None: the run was never finished
+    config: Mapping[str, Any] = {}
+    history: Sequence[Mapping[str, Any]] = ()
+    exit_code: int | None = None  # the run was never finished
+    group: str = ""
+    job_type: str = ""
+    name: str = ""
+    summaries: Mapping[str, set[str]] = {}  # which values of a metric the run's summary has
+    summary: Mapping[str, Any] = {}
+    artifacts: Mapping[str, list[str]] = {}  # the files of each by name
 
 
 def read_run(path: Path) -> Run:
     """Read ``run-<id>.wandb``; ValueError if it has another format version or is damaged."""
     config: dict[str, Any] = {}
     history: list[dict[str, Any]] = []
-    exit_code = None
+    summary: dict[str, Any] = {}
+    exit_code, said = None, ("", "", "")
+    summaries: dict[str, set[str]] = {}
+    artifacts: dict[str, list[str]] = {}
     for data in _records(path.read_bytes()):
         record = Record.FromString(data)
         kind = record.WhichOneof("record_type")
@@ -40,11 +49,27 @@ def read_run(path: Path) -> Run:
             config.update(_items(change.update))
             for item in change.remove:
                 config.pop(_name(item), None)
+            if kind == "run":
+                said = record.run.run_group, record.run.job_type, record.run.display_name
         elif kind == "history":
             history.append(_items(record.history.item))
         elif kind == "exit":
             exit_code = record.exit.exit_code
-    return Run(config, history, exit_code)
+        elif kind == "summary":
+            summary.update(_items(record.summary.update))
+        elif kind == "metric":
+            chosen = record.metric.summary
+            summaries[record.metric.name] = {name for name in ("min", "max", "last") if getattr(chosen, name)}
+        elif kind in ("artifact", "request") and (made := _artifact(record)) is not None:
+            artifacts[made.name] = [entry.path for entry in made.manifest.contents]
+    return Run(config, history, exit_code, *said, summaries, summary, artifacts)
+
+
+def _artifact(record: Any) -> Any:
+    """The artifact that a record is about, if it is about one; as a request where the caller waits for it."""
+    if record.WhichOneof("record_type") == "artifact":
+        return record.artifact
+    return record.request.log_artifact.artifact if record.request.HasField("log_artifact") else None
 
 
 def _records(data: bytes) -> Iterator[bytes]:

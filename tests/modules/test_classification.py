@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ida_lightning import InputError, Mixing, mixed_cross_entropy
+from ida_lightning.models import read_description
 from ida_lightning.modules import ClassificationModule
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
@@ -27,7 +28,7 @@ def test_checkpoint_rebuilds_a_named_network(tmp_path, blobs):
     loaded = ClassificationModule.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True)
     images = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(loaded.eval()(images), module.eval()(images))
-    assert torch.load(tmp_path / "run.ckpt", weights_only=True)["class_names"] == blobs.class_names
+    assert read_description(tmp_path / "run.ckpt").class_names == blobs.class_names
 
 
 def test_labels_alone_can_be_softened(blobs):

@@ -9,7 +9,17 @@ from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import save_file
 from torch import nn
 
-from ida_lightning import InputError, LabelMix, MixedBatch, Mixing, distillation_loss, mixed_cross_entropy
+from ida_lightning import (
+    DKD,
+    InputError,
+    LabelMix,
+    MixedBatch,
+    Mixing,
+    distillation_loss,
+    dkd_loss,
+    mixed_cross_entropy,
+)
+from ida_lightning.models import describe
 from ida_lightning.modules import DistillationModule
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
@@ -54,6 +64,18 @@ def test_loss_is_the_weighted_sum_of_its_named_parts():
     module.hard_temperature = 3.0
     hot = module.loss_parts(logits, supervision)["hard_loss"]
     torch.testing.assert_close(hot, 0.3 * mixed_cross_entropy(logits, batch.label_mix, 3.0).mean())
+
+
+def test_the_distillation_loss_can_be_another():
+    module, batch = ready(temperature=3.0, soft_weight=0.8, hard_weight=0.3, distillation=DKD(beta=2.0)), batch_of()
+    supervision = module.supervise(batch)._replace(soft_weight=torch.tensor([0.8, 0.8, 0.0, 0.4, 0.8, 0.8]))
+    logits = module.student.eval()(batch.inputs)
+    rows = dkd_loss(logits, supervision.soft_labels, batch.label_mix, 3.0, 1.0, 2.0)
+    parts = module.loss_parts(logits, supervision)
+    torch.testing.assert_close(parts["kd_loss"], (supervision.soft_weight * rows).mean())
+    module.distillation = lambda student_logits, taught: student_logits
+    with pytest.raises(InputError, match=r"distillation: expected one loss per row, floating point \(6,\), got"):
+        module.loss_parts(logits, supervision)
 
 
 def test_hooks_run_in_order_without_gradient_or_autocast():
@@ -272,8 +294,9 @@ def test_a_pretrained_teacher_with_a_random_head_is_refused(tmp_path, blobs):
 
 
 def test_fit_refuses_a_teacher_of_other_classes(tmp_path, blobs):
-    names = '["top left", "bottom left", "top right", "bottom right"]'
-    save_file(TinyNet().state_dict(), tmp_path / "teacher.safetensors", {"class_names": names})
+    names = ["top left", "bottom left", "top right", "bottom right"]
+    described = describe(TinyNet(), 4)._replace(class_names=names)
+    save_file(TinyNet().state_dict(), tmp_path / "teacher.safetensors", described.metadata())
     module = module_of(teacher_checkpoint=str(tmp_path / "teacher.safetensors"))
     with pytest.raises(InputError, match="class 1 is 'bottom left' in the file and 'top right' in the data set"):
         trainer(tmp_path).fit(module, blobs)

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from ida_lightning import InputError
+from ida_lightning import DKD, InputError, LogitStandardisation
 from ida_lightning.__main__ import main
 from ida_lightning.models import build_model
 from ida_lightning.modules import ClassificationModule, DistillationModule
@@ -37,8 +37,8 @@ GROUPS = {
         classes=[3, 1, 2, 0],
     ),
     "student": Student("test_vit", {"depth": 1}),
-    "loss": Loss(3.0, 0.8, 0.3, "skip", 2.0),
-    "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step", "train/loss"),
+    "loss": Loss(3.0, 0.8, 0.3, "skip", 2.0, LogitStandardisation(DKD(beta=2.0))),
+    "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step", "train/loss", "contiguous"),
 }
 SHORT = {
     "teacher_checkpoint": "teacher.pt",
@@ -56,12 +56,14 @@ SHORT = {
     "hard_weight": 0.3,
     "nonfinite": "skip",
     "hard_temperature": 2.0,
+    "distillation": LogitStandardisation(DKD(beta=2.0)),
     "lr_scheduler": constant,
     "lr_reference_batch": 64,
     "compile_args": {"backend": "eager"},
     "warmup": 0.1,
     "lr_interval": "step",
     "lr_monitor": "train/loss",
+    "layout": "contiguous",
 }
 
 
@@ -72,6 +74,7 @@ def options_of(module):
         "outputs": (module.answers.options, module.answers.view, teacher.image_input, teacher.classes),
         "loss": (module.temperature, module.soft_weight, module.hard_weight, module.finite_rows.policy),
         "hard_temperature": module.hard_temperature,
+        "distillation": module.distillation,
         "optimisation": module.optimisation,
         "compile_args": (module.compile_args, teacher.compile_args),
         "student": sum(parameter.numel() for parameter in module.student.parameters()),
@@ -111,6 +114,8 @@ def test_a_short_name_changes_one_field_of_a_group():
         ({"student": None}, "student: expected a timm name or a module, got NoneType None"),
         ({"teacher_precision": "8"}, "teacher_precision: expected one of 32, bf16, 16, got '8'"),
         ({"lr_reference_batch": 0}, "lr_reference_batch: expected at least 1, got 0"),
+        ({"distillation": "DKD"}, "distillation: expected a DistillationLoss, got str 'DKD'"),
+        ({"distillation": {"class_path": "os.system"}}, "distillation: expected a loss whose class is imported, got"),
         ({"hard_temperature": 0.0}, "hard_temperature: expected a number > 0, got 0"),
         ({"hard_weight": float("nan")}, "hard_weight: expected a number >= 0, got nan"),
     ],
@@ -133,13 +138,15 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
             super().__init__(**kwargs)
             self.extra = extra
 
-    groups = {"loss": Loss(3.0, nonfinite="skip"), "optimisation": Optimisation(constant, lr_reference_batch=16)}
+    loss = Loss(3.0, nonfinite="skip", distillation=LogitStandardisation(DKD(beta=2.0)))
+    groups = {"loss": loss, "optimisation": Optimisation(constant, lr_reference_batch=16)}
     networks = {"teacher": Teacher(TinyNet(), precision="32"), "student": Student("test_resnet", {"stem": "small"})}
     module = Own(extra=7, num_classes=4, in_channels=1, image_size=8, **networks, **groups)
     run = trainer(tmp_path)
     run.fit(module, blobs)
     run.save_checkpoint(tmp_path / "run.ckpt")
     kept = torch.load(tmp_path / "run.ckpt", weights_only=True)["hyper_parameters"]
+    options = {"alpha": 1.0, "beta": 2.0, "whole": False}
     assert kept == {
         **{"extra": 7, "num_classes": 4, "in_channels": 1, "image_size": 8, "student": "test_resnet"},
         **{"teacher_checkpoint": None, "teacher_args": None, "teacher_precision": "32", "allow_other_teacher": False},
@@ -147,6 +154,10 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
         **{"teacher_image_input": None, "teacher_classes": None},
         **{"student_args": {"stem": "small"}, "temperature": 3.0, "soft_weight": 0.95, "hard_weight": 0.05},
         "hard_temperature": 1.0,
+        "distillation": {
+            "class_path": "ida_lightning.losses.standardised.LogitStandardisation",
+            "init_args": {"loss": {"class_path": "ida_lightning.losses.dkd.DKD", "init_args": options}},
+        },
         **{
             "nonfinite": "skip",
             "lr_reference_batch": 16,
@@ -154,10 +165,12 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
             "warmup": 0.05,
             "lr_interval": None,
             "lr_monitor": None,
+            "layout": "auto",
         },
     }
     loaded = Own.load_from_checkpoint(tmp_path / "run.ckpt", teacher=nn.Identity(), hard_weight=0.5, weights_only=True)
     assert (loaded.temperature, loaded.hard_weight, loaded.extra) == (3.0, 0.5, 7)
+    assert loaded.distillation == loss.distillation
     assert loaded.optimisation == Optimisation(lr_reference_batch=16), "a schedule is code and not kept"
     images = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(loaded.eval()(images), module.eval()(images))

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from ida_lightning import InputError, LabelMix, MixedBatch, Mixing, Supervision
 from ida_lightning.callbacks import ExportCallback
 from ida_lightning.methods import IsotonicSoftLabelCallback
-from ida_lightning.models import ImageInput, fingerprint, load_weights
+from ida_lightning.models import ImageInput, describe, fingerprint, load_weights
 from ida_lightning.modules import ClassificationModule, DistillationModule
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
@@ -48,7 +48,7 @@ class Watching(nn.Module):
 def test_a_teacher_gets_the_kind_of_images_it_was_trained_on(tmp_path):
     own = ImageInput((0.6,), (0.4,), 12)
     teacher = Watching()
-    metadata = {"image_input": "[[0.6], [0.4], 12]"}
+    metadata = describe(teacher, 4)._replace(image_input=own).metadata()
     save_file(teacher.state_dict(), tmp_path / "teacher.safetensors", metadata)
     module = DistillationModule(teacher, TinyNet(), 4, 1, 8, teacher_checkpoint=str(tmp_path / "teacher.safetensors"))
     data = BlobsDataModule(batch_size=16, mixing=Mixing("mixup"), seed=0)
@@ -91,7 +91,8 @@ def test_saved_weights_say_what_they_were_trained_on(tmp_path, blobs):
 
 
 def test_undescribed_images_are_passed_on_with_a_warning(tmp_path):
-    save_file(TinyNet().state_dict(), tmp_path / "t.safetensors", {"image_input": "[[0.6], [0.4], 12]"})
+    older = {"class_names": "null", "image_input": "[[0.6], [0.4], 12]"}
+    save_file(TinyNet().state_dict(), tmp_path / "t.safetensors", older)
     module = module_of(teacher_checkpoint=str(tmp_path / "t.safetensors"))
     with pytest.warns(UserWarning, match="teacher: was trained on images with .*; the data module does not say"):
         module.teacher.prepare(None, None)

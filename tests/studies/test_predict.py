@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -11,7 +12,7 @@ from ida_lightning import InputError
 from ida_lightning.__main__ import main
 from ida_lightning.callbacks import ExportCallback, PredictionsCallback
 from ida_lightning.data import ImageFolderDataModule, ImagesDataModule
-from ida_lightning.models import load_network, load_weights, read_recipe
+from ida_lightning.models import ImageInput, build_model, load_network, load_student, load_weights, read_description
 from ida_lightning.modules import ClassificationModule
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.folder_files import COLOURS, write_folder
@@ -77,38 +78,68 @@ def test_a_weight_file_alone_predicts(fitted, file, capsys):
 @pytest.mark.parametrize("file", ["net.safetensors", "net.ckpt"])
 def test_a_weight_file_says_how_its_network_is_built(fitted, file):
     module, folder = fitted
-    recipe = read_recipe(folder / file)
-    assert recipe == ("test_resnet", {"drop_rate": 0.1}, "small", 3, 3, 0.875)
-    loaded = load_network(folder / file)
+    said = read_description(folder / file)
+    assert said[:3] == ("test_resnet", {"drop_rate": 0.1}, "small")
+    assert (said.num_classes, said.in_channels, said.crop) == (3, 3, 0.875)
+    assert said.class_names == list(COLOURS)
+    assert (said.image_input.size, said.interpolation) == (16, "bilinear")
     images = torch.rand(2, 3, 16, 16)
-    assert torch.equal(loaded.network.eval()(images), module(images)), "with the small stem"
-    assert loaded.class_names == list(COLOURS)
-    assert loaded.image_input.size == 16
+    assert torch.equal(load_student(folder / file)(images), module(images)), "with the small stem"
+
+
+@pytest.mark.parametrize("file", ["net.safetensors", "net.ckpt"])
+def test_another_stem_or_size_is_refused(fitted, file):
+    module, folder = fitted
+    path = folder / file
+    stock = timm.create_model("test_resnet", num_classes=3)
+    assert {k: v.shape for k, v in stock.state_dict().items()} == {
+        k: v.shape for k, v in module.model.state_dict().items()
+    }
+    with pytest.raises(InputError, match=r"expected the stride \[1, 1\] in \S+ \(stem 'small'\), .* got \[2, 2\]"):
+        load_student(path, stock)
+    with pytest.raises(InputError, match="expected the stem 'small', which .* was trained with.*, got 'standard'"):
+        load_student(path, build_model("test_resnet", 3))
+    with pytest.raises(InputError, match="expected the stem 'small', .*, got 'medium'"):
+        load_network(path, stem="medium")
+    with pytest.raises(InputError, match="stem: expected 'small', .*, got 'standard'"):
+        load_student(path, stem="standard")
+    with pytest.raises(InputError, match="image_size: expected 16 pixels, .* got 32"):
+        load_student(path, image_size=32)
+    right = load_student(path, build_model("test_resnet", 3, stem="small"), stem="small", image_size=16)
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(right(images), module(images))
 
 
 def test_older_files_load_and_need_the_name(fitted):
     module, folder = fitted
     older = folder / "older.safetensors"
-    save_file(module.model.state_dict(), older, {"class_names": '["cat", "dog", "eel"]'})
-    assert load_weights(older).class_names == list(COLOURS)
+    facts = {"class_names": '["cat", "dog", "eel"]', "image_input": "[[0.5, 0.5, 0.5], [0.2, 0.2, 0.2], 16]"}
+    save_file(module.model.state_dict(), older, facts)
+    assert load_weights(older)[1].class_names == list(COLOURS)
+    assert load_weights(older).image_input == ImageInput((0.5,) * 3, (0.2,) * 3, 16)
+    save_file(
+        module.model.state_dict(), older, {**facts, "ida_lightning": '{"network": "test_resnet", "stem": "small"}'}
+    )
+    assert load_network(older).description[:3] == ("test_resnet", None, "small")
+    save_file(module.model.state_dict(), older, {"class_names": "[1]"})  # somebody else's
     with pytest.raises(InputError, match=r"path: expected a file that says how its network is built, .* give network"):
         load_network(older)
-    loaded = load_network(older, "test_resnet", stem="small")
+    loaded = load_network(older, "test_resnet", stem="small", num_classes=3)
     assert loaded.network.state_dict().keys() == module.model.state_dict().keys()
     command = ["--weights", str(older), "--images", str(folder / "data" / "val"), "--out", str(folder / "o.csv")]
-    named = ["--network=test_resnet", "--network_args={stem: small}", "--accelerator=cpu"]
+    named = ["--network=test_resnet", "--network_args={stem: small, num_classes: 3}", "--accelerator=cpu"]
     with pytest.raises(SystemExit):
         main(["predict", *command, *named])  # no image_input
     main(["predict", *command, *named, "--image_input=[[0.5, 0.5, 0.5], [0.2, 0.2, 0.2], 16]", "--top_k=1"])
     rows = rows_of(folder / "o.csv")
-    assert [row["true_name"] for row in rows] == ["cat"] * 3 + ["dog"] * 3 + ["eel"] * 3
+    assert [row["true_class"] for row in rows] == [""] * 9, "it does not say its classes"
     assert "class_2" not in rows[0]
 
 
 def test_a_network_of_ones_own_class_is_said_to_be_one(tmp_path, blobs):
     path = tmp_path / "own.safetensors"
     trainer(tmp_path, callbacks=[ExportCallback(str(path))]).fit(ClassificationModule(TinyNet(), 4, 1, 8), blobs)
-    assert read_recipe(path).network is None
+    assert read_description(path).network is None
     with pytest.raises(InputError, match="network of your own class"):
         load_network(path)
 
@@ -117,7 +148,7 @@ def test_pretrained_weights_are_not_fetched_again(tmp_path, blobs, monkeypatch):
     monkeypatch.setattr("timm.create_model", lambda name, pretrained=False, **options: TinyNet())
     module = ClassificationModule("test_resnet", 4, 1, 8, model_args={"pretrained": True})
     trainer(tmp_path, callbacks=[ExportCallback(str(tmp_path / "net.safetensors"))]).fit(module, blobs)
-    assert read_recipe(tmp_path / "net.safetensors").network_args == {}
+    assert read_description(tmp_path / "net.safetensors").network_args == {}
 
 
 @pytest.mark.parametrize(

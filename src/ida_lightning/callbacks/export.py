@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save_file
 
 from ida_lightning.checks import path_like
-from ida_lightning.errors import InputError
+from ida_lightning.errors import InputError, is_a
 from ida_lightning.files import replacing, writable_file
 from ida_lightning.locks import OutputLock
 from ida_lightning.models import exportable
-from ida_lightning.models.recipe import KEY as RECIPE_KEY
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.evaluation import require_finite
+from ida_lightning.trackers import log_artifact
 
 
 class ExportCallback(L.Callback):
@@ -25,19 +23,23 @@ class ExportCallback(L.Callback):
     trained nothing (no epochs, no batches), or whose weights are not finite leaves an older file as it was; the last
     two fail with one line. The file appears whole or not at all, its place is tried before training starts, and no
     other run can write it meanwhile. With weight averaging it holds the averaged weights.
-    The file says how its network is built, if that has a name: then it alone is enough for
-    ``ida-lightning predict --weights FILE --images FOLDER``.
+    The file describes itself: network and stem, classes, images, the run's config, methods, teacher, metrics and
+    versions (:class:`~ida_lightning.models.Description`). If the network has a name, the file alone is enough for
+    :func:`ida_lightning.load_student` and ``ida-lightning predict --weights FILE --images FOLDER``. Equal runs write
+    equal bytes.
 
     Args:
         path: file name, ending in ``.safetensors``; folders are made.
+        artifact: whether W&B gets the file too, as an artifact of the run.
 
     Raises:
         InputError: for another ending; when fitting starts for weights that such a file cannot hold, and for a path
             that cannot be written to or that another run writes; when it ends for a network that was not trained.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, artifact: bool = False) -> None:
         self.path = path_like("path", path)
+        self.artifact = is_a("artifact", artifact, bool)
         if self.path.suffix != ".safetensors":
             raise InputError(f"path: expected a name that ends in .safetensors, got {path!r}")
         self._lock: OutputLock | None = None
@@ -68,15 +70,12 @@ class ExportCallback(L.Callback):
         if not trainer.is_global_zero:
             return
         tensors = exportable(pl_module.network)
-        facts = {
-            "class_names": pl_module.class_names(),
-            "image_input": pl_module.image_input(),
-            RECIPE_KEY: pl_module.recipe(),
-        }
-        metadata = {key: json.dumps(value) for key, value in facts.items()}
+        description = pl_module.description()
         with replacing(self.path) as unfinished:
-            save_file(tensors, unfinished, metadata)
+            save_file(tensors, unfinished, description.metadata())
         rank_zero_info(f"exported: {self.path}")
+        if self.artifact:
+            log_artifact(trainer.loggers, self.path)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let other runs write the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ from ida_lightning.supervision import Supervision
 
 _OTHER_CLASSES = 3
 _NAME = "train/panel"
+_COLUMNS = ["epoch", "row", "class", "share of the image", "soft label", "taught"]
 
 
 @runtime_checkable
@@ -27,6 +29,13 @@ class _ImageLogger(Protocol):
     """A logger such as W&B's."""
 
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None: ...
+
+
+@runtime_checkable
+class _TableLogger(Protocol):
+    """A logger such as W&B's."""
+
+    def log_table(self, key: str, columns: list[str], data: list[list[Any]], *, step: int | None = None) -> None: ...
 
 
 @runtime_checkable
@@ -50,9 +59,10 @@ class PanelCallback(Method):
     callback stands, so it goes **last in the list of callbacks**: hooks run in that order, and what later ones change
     is not shown. The bars are of the image's classes and of three others that have most of the soft labels.
 
-    Every logger of the run gets the panel in its own way: W&B as an image and TensorBoard as a figure, both named
-    ``train/panel``; any other, such as CSV, as ``panels/epoch_0005.png`` beside its logs. A run without a logger
-    draws nothing. An epoch that is resumed in its middle has its panel already.
+    Every logger of the run gets the panel in its own way: W&B as an image, and as a table ``train/panel_values`` of
+    what the bars show of the image's classes; TensorBoard as a figure, like the image named ``train/panel``; any
+    other, such as CSV, as ``panels/epoch_0005.png`` beside its logs. A run without a logger draws nothing. An epoch
+    that is resumed in its middle has its panel already.
 
     Args:
         every_n_epochs: epochs from one panel to the next; the first shows epoch 0.
@@ -116,6 +126,20 @@ class PanelCallback(Method):
         )
         for logger in trainer.loggers:
             _log_figure(logger, figure, trainer.current_epoch, trainer.global_step)
+            if isinstance(logger, _TableLogger):
+                values = _values(shown, names, trainer.current_epoch)
+                logger.log_table(f"{_NAME}_values", _COLUMNS, values, step=trainer.global_step)
+
+
+def _values(shown: Supervision, names: Sequence[str] | None, epoch: int) -> list[list[Any]]:
+    """Return the panel in numbers: a line for every class that is in an image."""
+    teacher = (shown.teacher_logits / shown.temperature).softmax(1)
+    lines = []
+    for row, (labels, weights) in enumerate(zip(shown.label_mix.labels, shown.label_mix.weights, strict=True)):
+        for label, weight in zip(labels.tolist(), weights.tolist(), strict=True):
+            name = names[label] if names is not None and label < len(names) else str(label)
+            lines.append([epoch, row, name, weight, float(teacher[row, label]), float(shown.soft_labels[row, label])])
+    return lines
 
 
 def _pixels(images: Tensor, facts: DataFacts) -> Tensor:

@@ -11,8 +11,7 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 # Imported so that configs can name their classes without a path.
 import ida_lightning.callbacks
@@ -25,10 +24,10 @@ from ida_lightning.cli.checkpoints import check_checkpoint, model_names, model_v
 from ida_lightning.cli.messages import explain, one_line
 from ida_lightning.cli.parser import Parser
 from ida_lightning.cli.reruns import check_reruns
+from ida_lightning.cli.saved_config import SavedConfig
 from ida_lightning.cli.values import LINKS, check_links, check_values, refusing_trainers
 from ida_lightning.errors import InputError
-from ida_lightning.files import clear_unfinished, replacing
-from ida_lightning.lightning_internals import BuildThenRun, write_whole_tables
+from ida_lightning.lightning_internals import BuildThenRun
 from ida_lightning.models.reading import values_allowed
 from ida_lightning.modules.short_names import spell_out
 from ida_lightning.run_checks import kept_outputs, require_weights
@@ -41,33 +40,6 @@ _IN_EPOCHS = {
     "PolynomialLR": "total_iters",
     "OneCycleLR": "total_steps",
 }
-
-
-class _ConfigCallback(SaveConfigCallback):
-    """Saves the whole config of every run, callbacks included, beside its logs and in its logger."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
-
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write ``config.yaml``, and see to it that tables are whole; called on one process."""
-        logger = trainer.logger
-        if logger is None:
-            return
-        for each in trainer.loggers:
-            write_whole_tables(each)
-        folder = _run_folder(logger)
-        for earlier in folder.parent.glob("*/"):
-            clear_unfinished(earlier)
-        text = self.parser.dump(self.config, skip_none=False)
-        with replacing(folder / self.config_filename) as unfinished:
-            unfinished.write_text(text)
-        logger.log_hyperparams({"config": text})
-
-
-def _run_folder(logger: Logger) -> Path:
-    """Return the folder of one run; loggers such as W&B have no ``log_dir`` and only know one for all runs."""
-    return Path(logger.log_dir or Path(logger.save_dir or ".", str(logger.name), str(logger.version)))
 
 
 class IDACLI(BuildThenRun, LightningCLI):
@@ -98,7 +70,7 @@ class IDACLI(BuildThenRun, LightningCLI):
             L.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=_ConfigCallback,
+            save_config_callback=SavedConfig,
             trainer_defaults={
                 "logger": {
                     "class_path": "lightning.pytorch.loggers.CSVLogger",

@@ -12,10 +12,12 @@ from contextvars import ContextVar
 import lightning as L
 
 COMMANDS: Mapping[str, str] = {
+    "demo": "Train a teacher on embedded digits and distil students, in a minute; leaves a table and a picture.",
     "fit": "Train a network: a teacher or a student alone (ClassificationModule), or a student by a teacher.",
     "validate": "Evaluate a checkpoint on the validation images.",
     "test": "Evaluate a checkpoint on the test images.",
     "predict": "Write classes and probabilities of images, labelled or not, into a table.",
+    "export": "Write a network as safetensors, ONNX, torch.export or a hub folder, and check that it answers the same.",
     "audit": "Say whether the teacher breaks orders on mixed images, and what a correction would change.",
     "teach": "Store the teacher's answers to a run's images, so that training needs no teacher.",
     "compare": "Run methods x seeds on one set-up and compare them, with intervals.",
@@ -50,6 +52,10 @@ _SHORT = {
     "teacher_args": ("further arguments of its network, such as {stem: small}", None),
     "teacher_precision": ("of the teacher's forward pass; that of the Trainer if not given", None),
     "allow_other_teacher": ("resume although the teacher's weights are not those the run was started with", False),
+    "distillation": (
+        "the distillation loss: KL, DKD, DIST, NKD, MLKD, CorrelationDistance, LogitStandardisation",
+        None,
+    ),
     "teacher_outputs": ("where its answers are stored and replayed from, such as {folder: answers}", None),
     "teacher_view": ("what it looks at: mixed images, plain (unmixed) ones, or mirrored too", "mixed"),
     "teacher_blend": ("how a list of teachers answers as one, such as {weights: [2, 1], trust: violation}", None),

@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from ida_lightning.data.image_files import UNREADABLE, as_seen
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.labels import label_vector, whole_label
+from ida_lightning.data_facts import INTERPOLATION
 from ida_lightning.errors import InputError, kind_of
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing import MixedBatch
@@ -159,7 +160,9 @@ def middle_of(size: int, crop: float) -> v2.Transform:
         size: of the square in pixels.
         crop: share of the short side that the square keeps.
     """
-    return v2.Compose([v2.Resize(round(size / crop), antialias=True), v2.CenterCrop(size)])
+    return v2.Compose(
+        [v2.Resize(round(size / crop), InterpolationMode(INTERPOLATION), antialias=True), v2.CenterCrop(size)]
+    )
 
 
 def attribute_of(source: Any, *names: str) -> Any:

@@ -1,13 +1,13 @@
 """The distillation loss, with the factor temperature squared; the cross-entropy at a temperature has it too."""
 
-import torch
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 from torch import Tensor
 from torch.nn import functional as F
 
-from ida_lightning.errors import float_matrix, floats_like, positive, probabilities
-
-# Above this temperature T^2 makes the rounding of float32 visible: at T = 100 it is a thousandth already.
-_FLOAT32_UP_TO = 10.0
+from ida_lightning.losses.base import DistillationLoss, Taught, soften
 
 
 def distillation_loss(student_logits: Tensor, soft_labels: Tensor, temperature: float) -> Tensor:
@@ -31,19 +31,29 @@ def distillation_loss(student_logits: Tensor, soft_labels: Tensor, temperature: 
             temperature is not > 0.
 
     Example:
+        >>> import torch
         >>> distillation_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), temperature=2.0)
         tensor([2.7726])
     """
-    float_matrix("student_logits", student_logits)
-    floats_like("soft_labels", soft_labels, "student_logits", student_logits)
-    probabilities("soft_labels", soft_labels)
-    positive("temperature", temperature)
-    dtype = torch.promote_types(student_logits.dtype, torch.float32)
-    hot = temperature > _FLOAT32_UP_TO
-    exact = torch.float64 if hot and student_logits.device.type != "mps" else dtype
-    targets = soft_labels.to(exact)
-    log_probs = (student_logits.to(exact) / temperature).log_softmax(1)
+    log_probs, targets, dtype = soften(student_logits, soft_labels, temperature)
     divergence = F.kl_div(log_probs, targets, reduction="none").sum(1)
-    if hot:  # what rounding left of the sum of 1 counts as much as the divergence
+    if temperature > 10:  # what rounding left of the sum of 1 counts as much as the divergence
         divergence = divergence + (1 - targets.sum(1))
     return (divergence * temperature**2).to(dtype)
+
+
+@dataclass(frozen=True)
+class KL(DistillationLoss):
+    """The divergence of the student from the soft labels, :func:`distillation_loss`; what is used if nothing is said.
+
+    Example:
+        >>> KL()
+        KL()
+
+    References:
+        Hinton, Vinyals, Dean 2015, arXiv 1503.02531.
+    """
+
+    def __call__(self, student_logits: Tensor, taught: Taught) -> Tensor:
+        """Compute :func:`distillation_loss` of every row."""
+        return distillation_loss(student_logits, taught.soft_labels, taught.temperature)

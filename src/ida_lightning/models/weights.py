@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from ida_lightning.checks import path_like, text
 from ida_lightning.errors import InputError, is_a, kind_of
+from ida_lightning.models.description import KEY, Description, ImageInput, check_description, description_in
 from ida_lightning.models.reading import explain, load_values
 
 # The names under which checkpoints keep them; torchvision's and timm's among them.
@@ -25,39 +25,21 @@ _USUAL = ("state_dict", "model", "model_state_dict", "net", "network", "weights"
 _PREFIXES = ("module.", "_orig_mod.", "model.", "student.", "_orig_mod.")
 
 
-class ImageInput(NamedTuple):
-    """The images that a network was trained on.
-
-    Attributes:
-        mean: that was subtracted per channel, for pixel values from 0 to 1.
-        std: by which the result was divided.
-        size: height and width in pixels.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int
-
-
-def pretrained_input(network: nn.Module) -> ImageInput | None:
-    """Return what timm's pretrained weights of this network expect, None if it is not one of timm's."""
-    is_a("network", network, nn.Module)
-    config = vars(network).get("pretrained_cfg") or {}
-    if not all(key in config for key in ("mean", "std", "input_size")):
-        return None
-    channels = vars(network).get("in_chans") or len(config["mean"])
-    mean, std = (tuple(config[key]) for key in ("mean", "std"))
-    if len(mean) != channels:  # timm sums the first convolution over the colours, and so averages these
-        mean, std = ((sum(values) / len(values),) * channels for values in (mean, std))
-    return ImageInput(mean, std, int(config["input_size"][-1]))
-
-
 class Weights(NamedTuple):
-    """A network's tensors by name and, where the file tells, its classes and the images it was trained on."""
+    """A network's tensors by name, and what the file says of the network; None where it says nothing."""
 
     tensors: dict[str, Tensor]
-    class_names: list[str] | None
-    image_input: ImageInput | None
+    description: Description | None = None
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """What the outputs stand for, if the file says so."""
+        return None if self.description is None else self.description.class_names
+
+    @property
+    def image_input(self) -> ImageInput | None:
+        """The images that the network was trained on, if the file says so."""
+        return None if self.description is None else self.description.image_input
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -100,8 +82,7 @@ def load_weights(path: str | Path, what: str = "path") -> Weights:
         facts = content
     return Weights(
         _without_prefixes(_plain_tensors(tensors, path, what)),
-        _fact(facts, "class_names", _class_names, path),
-        _fact(facts, "image_input", _image_input, path),
+        description_in(facts, path) if isinstance(facts, Mapping) else None,
     )
 
 
@@ -112,15 +93,19 @@ def _read_safetensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[st
             metadata = file.metadata() or {}
     except (SafetensorError, RuntimeError, OSError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"{what}: {explain(path, error)}") from error
-    return tensors, {key: _from_json(metadata[key]) for key in ("class_names", "image_input") if key in metadata}
+    return tensors, decoded_metadata(metadata)
 
 
-def _from_json(text: str) -> Any:
-    """Decode an entry of the metadata; what is no JSON is somebody else's and stays text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def decoded_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Decode the entries of a safetensors file's metadata that may be this package's; what is no JSON stays text."""
+    decoded: dict[str, Any] = {}
+    for key in (KEY, "class_names", "image_input"):
+        if key in metadata:
+            try:
+                decoded[key] = json.loads(metadata[key])
+            except (ValueError, RecursionError):
+                decoded[key] = metadata[key]
+    return decoded
 
 
 def _state_dict(content: Any, path: Path, what: str) -> Mapping[Any, Any]:
@@ -170,34 +155,6 @@ def _plain_tensors(tensors: Mapping[Any, Any], path: Path, what: str) -> dict[st
     return plain
 
 
-def _fact(facts: Mapping[Any, Any], key: str, understand: Callable[[Any], Any], path: Path) -> Any:
-    """Return what a file says of its network; None, with a line, where the entry is of somebody else's making."""
-    value = facts.get(key)
-    if value is None:
-        return None
-    try:
-        return understand(value)
-    except (TypeError, ValueError, LookupError):
-        rank_zero_info(f"{path}: {key} is not in this package's form and was ignored: {kind_of(value)}")
-        return None
-
-
-def _class_names(value: Any) -> list[str]:
-    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(name, str) for name in value):
-        raise ValueError(value)
-    return list(value)
-
-
-def _image_input(value: Any) -> ImageInput:
-    mean, std, size = value
-    numbers = [float(number) for numbers in (mean, std) for number in numbers]
-    if len(mean) != len(std) or not mean or not all(map(math.isfinite, numbers)) or min(map(float, std)) <= 0:
-        raise ValueError(value)
-    if isinstance(size, bool) or int(size) != size or size < 1:
-        raise ValueError(value)
-    return ImageInput(tuple(map(float, mean)), tuple(map(float, std)), int(size))
-
-
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for prefix in _PREFIXES:
         if tensors and all(key.startswith(prefix) for key in tensors):
@@ -212,7 +169,8 @@ def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: st
     that one is taken.
 
     Raises:
-        InputError: naming the first tensor that is missing, left over or of another shape.
+        InputError: naming the first tensor that is missing, left over or of another shape, and the stem where it is
+            another one than the file's.
     """
     text("what", what)
     path = path_like("path", path)
@@ -243,6 +201,7 @@ def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: st
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise InputError(f"{what}: {path} does not fit the network: {wrong[0]}{more}")
+    check_description(network, weights.description, path, what)
     network.load_state_dict(weights.tensors, strict=False)  # compared above; a network's extra state stays its own
 
 

@@ -16,6 +16,7 @@ from typing_extensions import Unpack
 from ida_lightning.errors import InputError, at_least, is_a
 from ida_lightning.lightning_internals import attached_trainer, to_device, validation_stage
 from ida_lightning.mixing import MixedBatch
+from ida_lightning.models import Description
 from ida_lightning.modules.answers import TeacherAnswers
 from ida_lightning.modules.asking import looks_at_plain
 from ida_lightning.modules.base import ClassifierBase
@@ -55,13 +56,14 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         num_classes: classes of the data set. The command line fills this and the next two in.
         in_channels: channels of the images.
         image_size: pixels of the images; with them the teacher is tried before training starts.
-        loss: temperature and weights.
+        loss: temperature, weights and which distillation loss.
         optimizer: from parameters to optimiser.
         optimisation: schedule, learning rate and compilation, which is of student, teacher and loss.
         fields: single fields of ``teacher`` (``teacher_checkpoint``, ``teacher_args``, ``teacher_view`` and the others,
             and ``allow_other_teacher``), ``student`` (``student_args``), ``loss`` (``temperature``, ``soft_weight``,
-            ``hard_weight``, ``nonfinite``, ``hard_temperature``) and ``optimisation`` (``lr_scheduler``,
-            ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``, ``lr_monitor``) by short names.
+            ``hard_weight``, ``nonfinite``, ``hard_temperature``, ``distillation``) and ``optimisation``
+            (``lr_scheduler``, ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``, ``lr_monitor``,
+            ``layout``) by short names.
 
     Raises:
         InputError: for values out of range, a field with different values by its short name and in its group, networks
@@ -126,6 +128,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         self.soft_weight = loss.soft_weight
         self.hard_weight = loss.hard_weight
         self.hard_temperature = loss.hard_temperature
+        self.distillation = loss.distillation
         self.finite_rows: FiniteRows = FiniteRows(loss.nonfinite)
         self.allow_other_teacher = teacher.allow_other
         compile_args = optimisation.compile_args
@@ -142,9 +145,16 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         super().setup(stage)
         if stage != "fit":
             return
-        self.answers.open(attached_trainer(self))
+        chosen = self.optimisation.layout in ("auto", "trial")
+        self.answers.open(attached_trainer(self), self.channels_last, chosen)
         if self.compile_args is not None:
             self._weighted_losses = torch.compile(weighted_losses, **self.compile_args)
+
+    def on_fit_start(self) -> None:
+        """Lay out the weights of student and teacher alike; a teacher whose answers are stored stays as it was."""
+        super().on_fit_start()
+        if self.answers.store is None:
+            self.teacher.lay_out(self.channels_last)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the student's parameters and those that methods bring."""
@@ -239,6 +249,13 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
                     update_metrics(accuracy, nll, teacher(batch.inputs), batch, rows)
         self.intake.check()
         return float(accuracy.compute()), float(nll.compute())
+
+    def description(self) -> Description:
+        """Return what files say of the student, its teacher among it."""
+        described, teacher = super().description(), self.teacher
+        network = teacher.source if isinstance(teacher.source, str) else type(teacher.source).__name__
+        known = {"network": network, "fingerprint": teacher.fingerprint, "file_sha256": teacher.file_sha256}
+        return described._replace(recipe={**described.recipe, "teacher": known})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the teacher's fingerprint, not the teacher."""

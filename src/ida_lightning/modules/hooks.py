@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ida_lightning.errors import InputError, kind_of
 from ida_lightning.lightning_internals import attached_trainer
+from ida_lightning.losses import KL, DistillationLoss
 from ida_lightning.supervision import LossTerm, Supervision, SupervisionHook, check_supervision, weighted_losses
 
 _PARTS = ("kd_loss", "hard_loss")
@@ -56,9 +57,11 @@ class SupervisionHooks(L.LightningModule):
 
     Attributes:
         hard_temperature: of the cross-entropy with the hard label.
+        distillation: the distillation loss.
     """
 
     hard_temperature: float = 1.0
+    distillation: DistillationLoss = KL()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -128,7 +131,9 @@ class SupervisionHooks(L.LightningModule):
 
     def loss_parts(self, student_logits: Tensor, supervision: Supervision) -> dict[str, Tensor]:
         """Return the named parts whose sum is the loss; each the mean over rows, weights included."""
-        kd_loss, hard_loss = self._weighted_losses(student_logits, supervision, self.hard_temperature)
+        kd_loss, hard_loss = self._weighted_losses(
+            student_logits, supervision, self.hard_temperature, self.distillation
+        )
         parts = {"kd_loss": kd_loss, "hard_loss": hard_loss}
         for name in self.replaced_parts():
             del parts[name]

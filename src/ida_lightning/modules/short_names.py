@@ -12,7 +12,9 @@ from dataclasses import asdict, replace
 from typing import Any, Literal, TypedDict, TypeVar
 
 from ida_lightning.errors import InputError
+from ida_lightning.losses import DistillationLoss
 from ida_lightning.modules.options import (
+    Layout,
     Loss,
     LRSchedulerCallable,
     Optimisation,
@@ -22,6 +24,7 @@ from ida_lightning.modules.options import (
     TeacherBlend,
     TeacherOutputs,
     View,
+    plain_loss,
 )
 
 
@@ -34,6 +37,7 @@ class OptimisationFields(TypedDict, total=False):
     warmup: float
     lr_interval: Literal["epoch", "step"] | None
     lr_monitor: str | None
+    layout: Layout
 
 
 class DistillationFields(OptimisationFields, total=False):
@@ -54,6 +58,7 @@ class DistillationFields(OptimisationFields, total=False):
     hard_weight: float
     nonfinite: Literal["raise", "skip"]
     hard_temperature: float
+    distillation: DistillationLoss
 
 
 # Short name to the argument and the field of its group.
@@ -65,8 +70,9 @@ SHORT_NAMES: Mapping[str, tuple[str, str]] = {
     **{f"teacher_{name}": ("teacher", name) for name in ("outputs", "view", "blend", "image_input", "classes")},
     "student_args": ("student", "args"),
     **{name: ("loss", name) for name in ("temperature", "soft_weight", "hard_weight", "nonfinite", "hard_temperature")},
+    "distillation": ("loss", "distillation"),
     **{name: ("optimisation", name) for name in ("lr_scheduler", "lr_reference_batch", "compile_args")},
-    **{name: ("optimisation", name) for name in ("warmup", "lr_interval", "lr_monitor")},
+    **{name: ("optimisation", name) for name in ("warmup", "lr_interval", "lr_monitor", "layout")},
 }
 
 GROUPS: Mapping[str, type[Teacher] | type[Student] | type[Loss] | type[Optimisation]] = {
@@ -104,8 +110,9 @@ def merge_fields(argument: str, group: _Group, fields: Mapping[str, Any]) -> _Gr
         InputError: for a field that has one value by its short name and another one, not its default, in the group.
 
     Example:
-        >>> merge_fields("loss", Loss(soft_weight=1.0), {"temperature": 2.0, "student_args": {}})
-        Loss(temperature=2.0, soft_weight=1.0, hard_weight=0.05, nonfinite='raise', hard_temperature=1.0)
+        >>> loss = merge_fields("loss", Loss(soft_weight=1.0), {"temperature": 2.0, "student_args": {}})
+        >>> loss.temperature, loss.soft_weight
+        (2.0, 1.0)
     """
     given = {name: field for name, field in _names_of(argument).items() if name in fields}
     for name in given:
@@ -121,8 +128,25 @@ def _names_of(argument: str) -> dict[str, str]:
 def _check_one_value(name: str, value: Any, group: Mapping[str, Any]) -> None:
     argument, field = SHORT_NAMES[name]
     default = vars(GROUPS[argument])[field]  # a class attribute is a field's default
-    if group[field] not in (default, value):
+    if _comparable(group[field]) not in (_comparable(default), _comparable(value)):
         raise InputError(f"{name}: expected one value, got {value!r} and, in {argument}, {group[field]!r}")
+
+
+def _comparable(value: Any) -> Any:
+    """Return a loss, whether made or as parsed, as plain values with the name of its class; other values as they are.
+
+    Example:
+        >>> from ida_lightning.losses import KL
+        >>> _comparable(KL()) == _comparable(Namespace(class_path="ida_lightning.KL"))
+        True
+    """
+    plain = (plain_loss(value) or value) if isinstance(value, DistillationLoss) else value
+    parts = _mapping(plain)
+    if "class_path" not in parts:
+        return plain
+    options = _mapping(parts.get("init_args") or {})
+    kind = str(parts["class_path"]).rpartition(".")[2]
+    return kind, {name: _comparable(option) for name, option in options.items()}
 
 
 def spell_out(init_args: dict[str, Any]) -> None:
@@ -140,8 +164,8 @@ def spell_out(init_args: dict[str, Any]) -> None:
         >>> config = {"loss": vars(Loss(soft_weight=1.0))}
         >>> spell_out(config | {"temperature": 2.0})
         >>> spell_out(config)
-        >>> config
-        {'temperature': 4.5, 'soft_weight': 1.0, 'hard_weight': 0.05, 'nonfinite': 'raise', 'hard_temperature': 1.0}
+        >>> config["temperature"], config["soft_weight"], config["distillation"]
+        (4.5, 1.0, KL())
     """
     groups = {name: _mapping(init_args.get(name)) for name in GROUPS}
     ours = {name for name, group in groups.items() if group.keys() == GROUPS[name].__dataclass_fields__.keys()}
@@ -160,6 +184,9 @@ def spell_out(init_args: dict[str, Any]) -> None:
                 _check_one_value(name, init_args[name], group)
             else:
                 init_args[name] = group[field]
+            chosen = init_args[name]
+            if isinstance(chosen, Namespace) and "class_path" in chosen and "init_args" not in chosen:
+                chosen.init_args = type(chosen)()  # of a class without options, as its default is spelt
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -182,5 +209,8 @@ def plain_fields(**groups: Teacher | Student | Loss | Optimisation) -> dict[str,
     for name, (argument, field) in SHORT_NAMES.items():
         if argument in groups and name != "lr_scheduler":
             value = vars(groups[argument])[field]
-            plain[name] = asdict(value) if isinstance(value, (TeacherOutputs, TeacherBlend)) else value
+            if isinstance(value, DistillationLoss):
+                plain |= {} if (kept := plain_loss(value)) is None else {name: kept}
+            else:
+                plain[name] = asdict(value) if isinstance(value, (TeacherOutputs, TeacherBlend)) else value
     return plain

@@ -1,6 +1,6 @@
 """The main job on the embedded digits: teacher, student alone, distilled without and with correction.
 
-``python -m ida_lightning.studies.demo`` runs four shipped configs through the command line's own code, tests what came
+``ida-lightning demo`` runs four shipped configs through the command line's own code, tests what came
 out, and leaves a table and a picture in ``outputs/demo``. Further arguments go to every fit, for example
 ``--trainer.max_epochs=2``.
 """
@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ida_lightning.cli import IDACLI
+from ida_lightning.cli import IDACLI, Parser
+from ida_lightning.cli.help import COMMANDS
 from ida_lightning.data import MixingDataModule
 from ida_lightning.files import replacing
 from ida_lightning.isotonic import correct_soft_labels
@@ -116,6 +118,18 @@ def draw_picture(data: MixingDataModule, module: DistillationModule, correction:
     with replacing(path) as unfinished:
         figure.savefig(unfinished, dpi=110)
     return path
+
+
+def run_demo(args: Sequence[str]) -> None:
+    """Run the demo from the command line.
+
+    Args:
+        args: after ``demo``: ``--help``, or what goes to every fit.
+    """
+    if any(arg in ("-h", "--help", "--help_all") for arg in args):
+        Parser(prog="ida-lightning demo", description=COMMANDS["demo"]).print_help()
+        return
+    main(list(args))
 
 
 @quiet()

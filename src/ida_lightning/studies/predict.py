@@ -40,22 +40,23 @@ def predict_images(args: Sequence[str]) -> None:
         loaded = load_network(options["weights"], options["network"], **(options["network_args"] or {}))
     except InputError as error:
         raise InputError(re.sub(r"^path:", "weights:", str(error))) from error
-    seen = options["image_input"] or loaded.image_input
+    said = loaded.description
+    seen = options["image_input"] or said.image_input
     if seen is None:
         raise InputError(
             f"weights: expected a file that says which images its network has seen, {options['weights']} does not; "
             "give image_input: '[[mean, ...], [std, ...], size]'"
         )
     seen = ImageInput(tuple(seen[0]), tuple(seen[1]), int(seen[2]))
-    count = loaded.recipe.num_classes or len(loaded.class_names or ())
-    names = loaded.class_names or [str(number) for number in range(count)]
+    count = said.num_classes or len(said.class_names or ())
+    names = said.class_names or [str(number) for number in range(count)]
     data = ImagesDataModule(
         options["images"],
         names,
         seen.size,
         seen.mean,
         seen.std,
-        loaded.recipe.crop or 1.0,
+        said.crop or 1.0,
         at_least("batch_size", options["batch_size"], 1),
         at_least("num_workers", options["num_workers"], 0),
     )

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 
 from ida_lightning.__main__ import main
 from ida_lightning.locks import OutputLock
@@ -68,7 +69,10 @@ def test_a_cell_in_another_process_is_waited_for(files, capsys, monkeypatch):
 
 
 def _life(arguments, number):
-    """A process of the comparison, with what it prints in a file."""
+    """A process of the comparison as srun starts it, with what it prints in a file."""
+    task = {"NTASKS": 4, "PROCID": number, "LOCALID": number, "NODEID": 0, "JOB_ID": 1, "JOB_NAME": "compare"}
+    os.environ.update({f"SLURM_{name}": str(value) for name, value in task.items()})
+    rank_zero_only.rank = number  # as Lightning reads it when it is imported
     with Path(f"printed_{number}.txt").open("a") as printed:
         os.dup2(printed.fileno(), 1)
         os.dup2(printed.fileno(), 2)

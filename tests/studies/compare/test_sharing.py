@@ -190,9 +190,14 @@ def test_only_times_of_one_kind_are_compared():
 def test_newer_arguments_at_their_defaults_change_no_digest(files):
     from ida_lightning.studies.compare.cells import _decisive
 
-    new = made("a", hard_temperature=1.0).config
+    new = made("a", hard_temperature=1.0, distillation={"class_path": "ida_lightning.KL", "init_args": {}}).config
     old = yaml.safe_load(yaml.safe_dump(new))
-    for name in ("teacher_outputs", "hard_temperature"):
+    for name in ("teacher_outputs", "hard_temperature", "distillation"):
         del old["model"]["init_args"][name]
     assert _decisive(new) == _decisive(old)
     assert _decisive(made("a", hard_temperature=2.0).config) != _decisive(old)
+    export = {"class_path": "ExportCallback", "init_args": {"path": "net.safetensors"}}
+    for artifact, same in ((False, True), (True, False)):
+        newer = {**export, "init_args": {**export["init_args"], "artifact": artifact}}
+        configs = [{**old, "trainer": {**old["trainer"], "callbacks": [callback]}} for callback in (export, newer)]
+        assert (_decisive(configs[0]) == _decisive(configs[1])) is same

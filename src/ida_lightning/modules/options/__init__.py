@@ -1,8 +1,9 @@
 """The arguments of the modules in groups: teacher, student, loss, optimisation."""
 
-from ida_lightning.modules.options.loss import Loss
+from ida_lightning.modules.options.loss import Loss, plain_loss
 from ida_lightning.modules.options.networks import Student, built_for, check_args, check_network
 from ida_lightning.modules.options.optimisation import (
+    Layout,
     LRSchedulerCallable,
     Optimisation,
     OptimizerCallable,
@@ -13,6 +14,7 @@ from ida_lightning.modules.options.teacher import Precision, Teacher, TeacherBle
 
 __all__ = [
     "LRSchedulerCallable",
+    "Layout",
     "Loss",
     "Optimisation",
     "OptimizerCallable",
@@ -27,4 +29,5 @@ __all__ = [
     "check_network",
     "default_optimizer",
     "picklable",
+    "plain_loss",
 ]

@@ -14,6 +14,7 @@ from ida_lightning.cli import read_fit_config
 from ida_lightning.errors import InputError
 from ida_lightning.files import digest_of_file, joint_digest
 from ida_lightning.studies.compare.settings import Settings
+from ida_lightning.trackers import flat
 
 Result = dict[str, Any]
 TUNING = "tuning"
@@ -22,8 +23,11 @@ TUNING = "tuning"
 ONE_DEVICE = {"trainer": {"devices": 1, "num_nodes": 1}}
 _OTHER_COMMANDS = ("allow_untrained",)  # of evaluation
 # Arguments that older results do not have, with what they were then.
-_NEWER = {"teacher_outputs": None, "lr_monitor": None, "hard_temperature": 1.0, "teacher_view": "mixed"}
+_NEWER: dict[str, Any] = {"teacher_outputs": None, "lr_monitor": None, "hard_temperature": 1.0, "teacher_view": "mixed"}
 _NEWER |= dict.fromkeys(("teacher_blend", "teacher_image_input", "teacher_classes"))
+_NEWER["layout"] = "auto"
+_NEWER["distillation"] = {"class_path": "ida_lightning.KL", "init_args": {}}
+_NEWER_OF_CALLBACKS = {"artifact": False}
 _WATCHING = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
 
 
@@ -240,16 +244,16 @@ def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     model = config["model"]
     arguments = {key: value for key, value in model.get("init_args", {}).items() if _NEWER.get(key, _NEWER) != value}
     rest["model"] = {**model, "init_args": arguments}
-    return {**rest, "trainer": {key: value for key, value in config["trainer"].items() if key not in _WATCHING}}
+    trainer = {key: value for key, value in config["trainer"].items() if key not in _WATCHING}
+    if isinstance(trainer.get("callbacks"), list):
+        trainer["callbacks"] = [_without_newer(entry) for entry in trainer["callbacks"]]
+    return {**rest, "trainer": trainer}
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the values of a fit config by dotted keys."""
-    if isinstance(config, list):
-        config = {str(index): value for index, value in enumerate(config)}
-    if not isinstance(config, dict) or not config:
-        return {prefix: config}
-    values: dict[str, Any] = {}
-    for key, value in config.items():
-        values |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return values
+def _without_newer(entry: Any) -> Any:
+    """Return a callback of a config without arguments that older results do not have."""
+    arguments = entry.get("init_args") if isinstance(entry, dict) else None
+    if not isinstance(arguments, dict):
+        return entry
+    kept = {key: value for key, value in arguments.items() if _NEWER_OF_CALLBACKS.get(key, _NEWER) != value}
+    return {**entry, "init_args": kept}

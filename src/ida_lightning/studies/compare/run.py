@@ -30,6 +30,7 @@ from ida_lightning.studies.compare.cells import Cell, digest_of
 from ida_lightning.studies.compare.claims import claim
 from ida_lightning.studies.compare.scores import evaluate
 from ida_lightning.studies.console import print_line
+from ida_lightning.trackers import finished_runs
 
 # Written while a cell runs and not the figures of an earlier run, which stay until there are newer ones.
 _KEPT = ("cell.json", "log.txt")
@@ -101,6 +102,17 @@ def run_cell(cell: Cell) -> None:
         unfinished.write_text(yaml.safe_dump(_watched(cell), sort_keys=False))
     start = perf_counter()
     cli = IDACLI(["fit", "--config", str(config)])
+    with finished_runs(cli.trainer.loggers) as summaries:
+        result = _run(cell, cli, start)
+        summaries.append(_summary(result))
+    if not cell.keep_weights:
+        shutil.rmtree(cell.folder / "weights")
+    with replacing(cell.folder / "cell.json") as unfinished:
+        unfinished.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _run(cell: Cell, cli: IDACLI, start: float) -> dict[str, Any]:
+    """Fit and evaluate; returns the figures."""
     trainer, module, data = cli.trainer, cli.model, cli.datamodule
     if not isinstance(module, ClassifierBase):
         kind = type(module).__name__
@@ -134,7 +146,7 @@ def run_cell(cell: Cell) -> None:
     module.load_state_dict(saved["state_dict"])
     best = {"epoch": saved["epoch"], **evaluate(trainer, module, data)}
     per_batch = timer.seconds_per_batch
-    result = {
+    return {
         "method": cell.method,
         "seed": cell.seed,
         "last": last,
@@ -153,10 +165,12 @@ def run_cell(cell: Cell) -> None:
         "config_sha256": cell.digest,
         "config": cell.config,
     }
-    if not cell.keep_weights:
-        shutil.rmtree(cell.folder / "weights")
-    with replacing(cell.folder / "cell.json") as unfinished:
-        unfinished.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _summary(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a cell as a tracker's summary: those of the last and of the best weights, by name."""
+    figures = {f"{weights}/{key}": value for weights in ("last", "best") for key, value in result[weights].items()}
+    return {key: value for key, value in figures.items() if value is not None}
 
 
 def _teacher_file(module: ClassifierBase, before: str | None) -> str | None:
@@ -181,6 +195,15 @@ def _who_answered(module: ClassifierBase) -> dict[str, Any]:
     return {"answers": word, "live_batches": live, "stored_batches": stored}
 
 
+def _tracked(cell: Cell, logger: dict[str, Any]) -> dict[str, Any]:
+    """Return W&B's logger with a run of its own for the cell, in a group of the comparison unless another is given."""
+    parts = cell.folder.parts
+    comparison = Path(*parts[: parts.index("cells")]) if "cells" in parts else cell.folder.parent
+    names = {"group": str(comparison), "job_type": cell.label or cell.method, **(logger.get("dict_kwargs") or {})}
+    own = {"name": f"{cell.name}", "save_dir": str(cell.folder), "version": None, "id": None}
+    return {**logger, "init_args": {**logger["init_args"], **own}, "dict_kwargs": names}
+
+
 def _watched(cell: Cell) -> dict[str, Any]:
     """Return the cell's config as it is run: quiet, with logs in the cell's folder unless a tracker has them."""
     trainer = dict(cell.config["trainer"])
@@ -189,6 +212,8 @@ def _watched(cell: Cell) -> dict[str, Any]:
     if isinstance(logger, dict) and logger["class_path"].endswith(".CSVLogger"):
         folder = {"save_dir": str(cell.folder), "name": "", "version": "logs"}
         trainer["logger"] = {**logger, "init_args": {**logger["init_args"], **folder}}
+    elif isinstance(logger, dict) and logger["class_path"].endswith(".WandbLogger"):
+        trainer["logger"] = _tracked(cell, logger)
     config = {**cell.config, "trainer": trainer}
     model, outputs = config["model"], config["model"]["init_args"].get("teacher_outputs")
     if cell.answers is not None:

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from ida_lightning.cli import IDACLI, read_fit_config
 from ida_lightning.errors import InputError
-from ida_lightning.studies.compare.cells import TUNING, Cell, flat, make_cell
+from ida_lightning.studies.compare.cells import TUNING, Cell, make_cell
 from ida_lightning.studies.compare.settings import Settings
+from ida_lightning.trackers import flat
 
 Config = dict[str, Any]
 Place = tuple[str | int, ...]

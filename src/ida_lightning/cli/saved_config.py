@@ -1,0 +1,51 @@
+"""Keeps the whole config of a run with what the run leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml  # type: ignore[import-untyped]
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import Logger
+
+from ida_lightning.files import clear_unfinished, replacing
+from ida_lightning.lightning_internals import write_whole_tables
+from ida_lightning.modules.base import ClassifierBase
+from ida_lightning.trackers import describe_run
+
+
+class SavedConfig(SaveConfigCallback):
+    """Saves the whole config of every run, callbacks included, beside its logs and in its logger."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Tell the module the config of its run, for what it says in files, and save it."""
+        if isinstance(pl_module, ClassifierBase):
+            pl_module.run_config = self.parser.dump(self.config, skip_none=False)
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write ``config.yaml``, and see to it that tables are whole; called on one process."""
+        logger = trainer.logger
+        if logger is None:
+            return
+        for each in trainer.loggers:
+            write_whole_tables(each)
+        folder = _run_folder(logger)
+        for earlier in folder.parent.glob("*/"):
+            clear_unfinished(earlier)
+        text = self.parser.dump(self.config, skip_none=False)
+        with replacing(folder / self.config_filename) as unfinished:
+            unfinished.write_text(text)
+        logger.log_hyperparams({"config": text})
+        owner = pl_module.owner if isinstance(pl_module, ClassifierBase) else "model"
+        describe_run(trainer.loggers, yaml.safe_load(text), (owner, "teacher"))
+
+
+def _run_folder(logger: Logger) -> Path:
+    """Return the folder of one run; loggers such as W&B have no ``log_dir`` and only know one for all runs."""
+    return Path(logger.log_dir or Path(logger.save_dir or ".", str(logger.name), str(logger.version)))

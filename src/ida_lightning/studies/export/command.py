@@ -1,0 +1,132 @@
+"""The command ``ida-lightning export``: a network as safetensors, ONNX, torch.export or a hub folder, checked."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from ida_lightning.cli import Parser
+from ida_lightning.cli.help import COMMANDS
+from ida_lightning.errors import InputError, at_least, non_negative, one_of
+from ida_lightning.files import replacing_set, writable_folder
+from ida_lightning.locks import OutputLock
+from ida_lightning.studies.console import print_line, quiet
+from ida_lightning.studies.export.formats import FORMATS, Network, require_packages
+from ida_lightning.studies.export.parity import Parity, as_report, compare_answers
+from ida_lightning.studies.export.source import Source, pictures_for, read_run, read_source
+from ida_lightning.studies.tables import render
+
+_PACKAGES = ("ida-lightning", "torch", "timm", "onnx", "onnxscript", "onnxruntime")
+
+
+def export_network(args: Sequence[str]) -> None:
+    """Write a network in another format, run that on images, and compare the answers; all or nothing.
+
+    Args:
+        args: of the command line, after ``export``.
+
+    Raises:
+        InputError: for arguments and files that cannot be used, and where a logit differs by more than the tolerance.
+    """
+    options = read_options(args)
+    to, pixels = one_of("to", options["to"], tuple(FORMATS)), options["preprocess"] == "inside"
+    kind, tolerance = FORMATS[to], non_negative("tolerance", options["tolerance"])
+    count = at_least("images", options["images"], 1)
+    if pixels and not kind.takes_pixels:
+        raise InputError(f"preprocess: expected outside for {to}, which holds weights and no program, got inside")
+    require_packages(to)
+    out = writable_folder("out", options["out"])
+    with quiet(), OutputLock("out", out):
+        run = read_run(options["config"])
+        source = read_source(options, run)
+        pictures = pictures_for(source, run, count)
+        network = Network(source, pixels).eval()
+        with replacing_set(out, (kind.file, kind.report, *kind.others)) as folder:
+            parity = compare_answers(network, kind.write(network, source, folder), pictures)
+            if not parity.largest_difference <= tolerance:
+                raise InputError(
+                    f"tolerance: expected logits that differ by at most {tolerance:g}, got {parity}; nothing is written"
+                )
+            report = {
+                **{"parity": as_report(parity, tolerance), "preprocessing": _preprocessing(source, pixels)},
+                **{"description": source.description.content(), "versions": _versions()},
+            }
+            (folder / kind.report).write_text(json.dumps(report, indent=1) + "\n")
+            if to == "hub":
+                (folder / "README.md").write_text(_card(source, parity, str(options["license"])))
+    print_line(f"exported: {out / kind.file}\n{parity}\nreport: {out / kind.report}")
+
+
+def _preprocessing(source: Source, pixels: bool) -> dict[str, Any]:
+    """Return what must be done to a picture before the file gets it."""
+    said = source.description
+    seen = said.image_input
+    assert seen is not None
+    steps = [
+        f"resize the short side to {round(seen.size / (said.crop or 1.0))} pixels ({said.interpolation}, antialias), "
+        f"take the {seen.size} x {seen.size} in the middle",
+        "divide 8-bit values by 255",
+    ]
+    if not pixels:
+        steps.append(f"subtract {list(seen.mean)} and divide by {list(seen.std)}, per channel")
+    return {
+        "input": f"images: float32 (batch, {len(seen.mean)}, {seen.size}, {seen.size}), any batch",
+        "output": f"logits: float32 (batch, {said.num_classes})",
+        "inside": ["normalise"] if pixels else [],
+        "outside": steps,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _card(source: Source, parity: Parity, license_name: str) -> str:
+    """Return the model card."""
+    return render(
+        Path(__file__).with_name("card.md.j2"),
+        said=source.description,
+        config=json.dumps(dict(source.description.recipe), indent=1, sort_keys=True),
+        parity=parity,
+        license=json.dumps(license_name),
+        preprocessing=_preprocessing(source, False),
+    )
+
+
+def read_options(args: Sequence[str]) -> dict[str, Any]:
+    """Read the arguments; see :func:`export_network`."""
+    parser = Parser(prog="ida-lightning export", description=COMMANDS["export"])
+    parser.add_argument("--checkpoint", type=str, required=True, help="a checkpoint, or an exported safetensors")
+    parser.add_argument(
+        "--to", type=Literal["safetensors", "onnx", "torch_export", "hub"], required=True, help="format"
+    )
+    parser.add_argument("--out", type=str, required=True, help="the folder that gets the files")
+    parser.add_argument("--config", type=str | None, default=None, help="of the fit, whose images check the export")
+    parser.add_argument(
+        "--preprocess",
+        type=Literal["outside", "inside"],
+        default="outside",
+        help="whether onnx and torch_export normalise pixel values from 0 to 1 themselves",
+    )
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="the largest difference of a logit that passes")
+    parser.add_argument("--images", type=int, default=256, help="how many images check the export")
+    parser.add_argument("--license", type=str, default="unknown", help="of the weights, for a hub card")
+    parser.add_argument("--network", type=str | None, default=None, help="its name, for a file that does not say")
+    parser.add_argument("--network_args", type=dict[str, Any] | None, default=None, help="such as '{stem: small}'")
+    parser.add_argument(
+        "--image_input",
+        type=tuple[list[float], list[float], int] | None,
+        default=None,
+        help="'[[mean, ...], [std, ...], size]', for a file that does not say",
+    )
+    return dict(parser.parse_args(list(args)).as_dict())
