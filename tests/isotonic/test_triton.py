@@ -22,8 +22,7 @@ from ida_lightning import (
 from ida_lightning.isotonic.kernel import operators
 from ida_lightning.isotonic.kernel import plan as sizes
 from tests.helpers.devices import DEVICES, never_waiting
-from tests.helpers.problems import problems, random_rows
-from tests.isotonic.test_ties import near_ties
+from tests.helpers.problems import near_ties, problems, random_rows
 
 DEVICE = DEVICES[-1]
 
