@@ -5,9 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
 from benchmarks import gpu_check
 
 
+def test_gpu_check_checks_what_must_hold(tmp_path):
+    parts = gpu_check.parts(torch.device("cpu"), True, tmp_path)
+    cheap = [part for part in parts if not part[0].startswith(("step", "data", "ten steps", "torch.compile"))]
+    assert len(cheap) == 6
+    assert {outcome["outcome"] for outcome in gpu_check.run(cheap, 0)} == {"ok"}
+
+
+@pytest.mark.slow
 def test_gpu_check_runs_where_little_is_installed(tmp_path):
     # The machine with a GPU has no network, no pytest, jsonargparse or wandb.
     code = (
