@@ -35,6 +35,7 @@ from ida_lightning.methods import CutMixPickCallback, IsotonicSoftLabelCallback,
 from ida_lightning.mixing import MixedBatch, Mixing
 from ida_lightning.models import build_model
 from ida_lightning.modules import DistillationModule, Teacher, TeacherOutputs
+from ida_lightning.modules.options import Layout, Precision
 
 TEMPERATURE, SOFT, HARD = 4.5, 0.95, 0.05
 sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -68,6 +69,20 @@ class FreeTeacher(nn.Module):
         return self.logits[: len(images)]
 
 
+class InferenceTeacher(nn.Module):
+    """A teacher under ``torch.inference_mode``; answers are copied, because no graph can hold them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        with torch.inference_mode():
+            logits = self.network(images)
+        return logits.clone()  # type: ignore[no-any-return]
+
+
 class Bench:
     """The candidates: each starts from the same weights, takes the clock's steps and returns the trained student."""
 
@@ -86,7 +101,12 @@ class Bench:
         self.candidates: dict[str, Callable[[Clock], nn.Module]] = {
             "bare": self.bare,
             "timm": self.timm,
+            "timm_channels_last": partial(self.timm, last=True),
             "kd": self.fit,
+            "kd_channels_last": partial(self.fit, layout="channels_last"),
+            "kd_trial": partial(self.fit, layout="trial"),
+            "kd_teacher_bf16": partial(self.fit, teacher_precision="bf16"),
+            "kd_inference": partial(self.fit, inference=True),
             "kd_free": partial(self.fit, teacher=FreeTeacher(torch.randn(3 * options.batch, options.classes))),
             "kd_record": self.record,
             "kd_stored": self.replay,
@@ -133,14 +153,16 @@ class Bench:
         soft = F.kl_div(log_probs, soft_labels, reduction="batchmean") * TEMPERATURE**2
         return SOFT * soft + HARD * mixed_cross_entropy(logits, batch.label_mix).mean()
 
-    def timm(self, clock: Clock) -> nn.Module:
+    def timm(self, clock: Clock, last: bool = False) -> nn.Module:
         """The task and the mixing of timm, on our augmented images, in the loop of its training script."""
-        task = self.task(*self.networks())
+        layout = torch.channels_last if last else torch.contiguous_format  # its flag --channels-last
+        task = self.task(*(network.to(memory_format=layout) for network in self.networks()))
         mixup = Mixup(mixup_alpha=0.0, cutmix_alpha=1.0, label_smoothing=0.0, num_classes=self.options.classes)
 
         def losses() -> Iterator[Tensor]:
             for batch in self.batches(clock.total, mix=False):
                 images, targets = mixup(batch.inputs, batch.label_mix.labels[:, 0])
+                images = images.contiguous(memory_format=layout)
                 with self.autocast():
                     result = task(images, targets)
                 yield result["loss"]
@@ -175,11 +197,15 @@ class Bench:
         callbacks: Sequence[L.Callback] = (),
         teacher: nn.Module | None = None,
         outputs: TeacherOutputs | None = None,
+        layout: Layout = "contiguous",
+        teacher_precision: Precision | None = None,
+        inference: bool = False,
     ) -> nn.Module:
         """Lightning: without correction, with our callback, with another merge in its place, or with other ones."""
         options, (given, student) = self.options, self.networks()
-        source = Teacher(teacher or given, outputs=outputs)
-        module = DistillationModule(source, student, options.classes, optimizer=sgd)
+        given = InferenceTeacher(given).eval() if inference else given
+        source = Teacher(teacher or given, outputs=outputs, precision=teacher_precision)
+        module = DistillationModule(source, student, options.classes, optimizer=sgd, layout=layout)
         if timed:
             module.register_supervision_hook(lambda supervision: clock.start("correction") or supervision)
         if merge is not None:

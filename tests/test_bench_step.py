@@ -71,6 +71,14 @@ def test_bare_loop_and_trainer_take_the_same_steps(bench):
         assert before.numel() == 1 or not torch.equal(before, trained[0][name]), name
 
 
+def test_layouts_and_inference_mode_take_the_same_steps(bench):
+    trained = {n: bench.candidates[n](step.Clock(CPU, 2)) for n in ("kd", "kd_channels_last", "kd_inference")}
+    for name, network in trained.items():
+        torch.testing.assert_close(network.state_dict(), trained["kd"].state_dict(), rtol=1e-3, atol=1e-4, msg=name)
+    weights = [m.weight for m in trained["kd_channels_last"].modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
 def test_corrections_of_all_kinds_take_the_same_steps(bench):
     names = ("kd", "kd_measure", "kd_i", "kd_i_python", "kd_i_python_lists", "parts")
     weights = {name: bench.candidates[name](step.Clock(CPU, 3)).get_parameter("fc.weight") for name in names}

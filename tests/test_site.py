@@ -45,7 +45,7 @@ def test_every_public_name_has_one_entry_in_the_reference():
     public = sorted(re.findall(r" as (\w+)", stub))
     pages = {page.name: page.read_text() for page in (DOCS / "api").glob("*.md")}
     entries = re.findall(r"^::: ida_lightning\.(\w+)$", "\n".join(pages.values()), re.MULTILINE)
-    assert sorted(entries) == public, "a line ::: ida_lightning.NAME in a page of docs/api/, and the name in its index.md"
+    assert sorted(entries) == public, "::: ida_lightning.NAME in a page of docs/api/, and the name in its index.md"
     for page, text in pages.items():
         for name in re.findall(r"^::: ida_lightning\.(\w+)$", text, re.MULTILINE):
             (line,) = [line for line in pages["index.md"].splitlines() if f"[`{name}`][ida_lightning.{name}]" in line]

@@ -175,20 +175,20 @@ def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> Ten
 
 
 def can_look(values: Tensor, validate: bool | None = None) -> bool:
-    """Tell whether to check values, and not only shapes.
+    """Tell whether to check values, and not only shapes; ``validate`` decides where it is True or False.
 
-    ``validate`` decides where it is True or False. None looks at values on the CPU only, because looking makes the host
-    wait for an accelerator, and neither in a compiled graph nor under ``vmap``, where there are no values to look at.
+    None looks on the CPU only, because an accelerator would be waited for, and where there are values: in no graph.
     """
-    if validate is not None:
-        return flag("validate", validate)
-    if values.device.type != "cpu" or torch.compiler.is_compiling() or type(values) not in (Tensor, Parameter):
-        return False
+    on_cpu = values.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_cpu and is_plain(values) if validate is None else flag("validate", validate)
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Tell whether all hold numbers: none is a fake tensor or inside a transform of ``torch.func``."""
     try:
-        values.data_ptr()
-    except RuntimeError:  # inside a transform of torch.func
+        return all(type(one) in (Tensor, Parameter) and one.data_ptr() >= 0 for one in tensors)
+    except RuntimeError:
         return False
-    return True
 
 
 def sum_tolerance(dtype: torch.dtype, least: float = 1e-3) -> float:

@@ -263,8 +263,8 @@ class LabelMix(NamedTuple):
             name: its argument name, for the message.
         """
         self.check_shape()
-        rows = len(self.labels)
-        if not isinstance(values, Tensor) or not values.is_floating_point() or values.ndim != 2 or len(values) != rows:
+        rows = self.labels.shape[0]  # len() would make the batch of a traced graph a constant
+        if not isinstance(values, Tensor) or not values.is_floating_point() or values.shape[:-1] != (rows,):
             raise InputError(
                 f"{name}: expected floating point (batch, classes) with the batch of {rows} of label_mix, "
                 f"got {kind_of(values)}"

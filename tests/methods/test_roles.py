@@ -19,7 +19,7 @@ from ida_lightning.methods import (
     IsotonicSoftLabelCallback,
     OrderPenaltyCallback,
 )
-from ida_lightning.methods.authors_isotonic import authors_order
+from ida_lightning.methods.authors_isotonic import authors_order, logits_behind
 from ida_lightning.modules import ClassificationModule
 from tests.helpers.networks import TinyNet
 from tests.helpers.steps import Step, T
@@ -61,6 +61,35 @@ def test_a_second_class_is_made_up_only_for_images_of_one_class():
     assert order.labels[1, 0] == 3
     assert order.labels[1, 1] != 3
     assert (order.weights[:, 0] > order.weights[:, 1]).all()
+
+
+def test_the_authors_rank_one_of_two_equal_classes():
+    mix = LabelMix(torch.tensor([[2, 0]]), torch.tensor([[0.5, 0.5]]))
+    order = authors_order(mix, 4).order()
+    assert sorted(order.labels[0].tolist()) == [0, 2]
+    assert order.rank().tolist() == [[1, 2]]
+
+
+def test_the_authors_correct_logits_that_underflowed():
+    step = Step(AuthorsIsotonicCallback())
+    far = step.supervision.teacher_logits.clone()
+    far[::2, 3] = -600.0  # exp(-600 / T) is 0 in float32
+    given = step.supervision._replace(teacher_logits=far, soft_labels=(far / T).softmax(1))
+    assert torch.equal(logits_behind(given)[::2], far[::2])
+    torch.testing.assert_close(logits_behind(given)[1::2].softmax(1), far[1::2].softmax(1))
+    changed = given._replace(soft_labels=given.soft_labels.flip(0))
+    assert logits_behind(changed).amin() > -500
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_the_authors_order_gives_their_penalty(share):
+    logits = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+    labels = torch.randint(6, (2, 40), generator=torch.Generator().manual_seed(2))
+    order = authors_order(LabelMix.pair(*labels, share), 6)
+    first, second = logits.softmax(1).gather(1, order.labels).unbind(1)
+    rest = logits.softmax(1).scatter(1, order.labels, 0).amax(1)
+    expected = (second - first).relu() + (rest - torch.minimum(first, second)).relu()
+    torch.testing.assert_close(order_penalty(logits, order, 1.0, "worst"), expected)
 
 
 def test_an_added_term_logs_what_its_method_measures():

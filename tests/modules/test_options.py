@@ -38,7 +38,7 @@ GROUPS = {
     ),
     "student": Student("test_vit", {"depth": 1}),
     "loss": Loss(3.0, 0.8, 0.3, "skip", 2.0, LogitStandardisation(DKD(beta=2.0))),
-    "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step", "train/loss"),
+    "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step", "train/loss", "contiguous"),
 }
 SHORT = {
     "teacher_checkpoint": "teacher.pt",
@@ -63,6 +63,7 @@ SHORT = {
     "warmup": 0.1,
     "lr_interval": "step",
     "lr_monitor": "train/loss",
+    "layout": "contiguous",
 }
 
 
@@ -164,6 +165,7 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
             "warmup": 0.05,
             "lr_interval": None,
             "lr_monitor": None,
+            "layout": "auto",
         },
     }
     loaded = Own.load_from_checkpoint(tmp_path / "run.ckpt", teacher=nn.Identity(), hard_weight=0.5, weights_only=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ida_lightning.errors import floats_like
+from ida_lightning.isotonic.addressing import addressable
 from ida_lightning.label_mix import LabelMix, check_label_mix
 
 
@@ -24,7 +25,8 @@ def isotonic_vjp(grad: Tensor, values: Tensor, corrected: Tensor, label_mix: Lab
         label_mix: ``(batch, k)``.
 
     Returns:
-        Gradient with respect to ``values``, ``(batch, classes)``. The host does not wait for an accelerator.
+        Gradient with respect to ``values``, ``(batch, classes)``. The host does not wait for an accelerator, where
+        labels out of range make their row NaN.
 
     Raises:
         InputError: for shapes, dtypes or devices that do not fit and, on the CPU, for labels out of range.
@@ -39,6 +41,7 @@ def isotonic_vjp(grad: Tensor, values: Tensor, corrected: Tensor, label_mix: Lab
     check_label_mix(label_mix, values, "values")
     floats_like("corrected", corrected, "values", values)
     floats_like("grad", grad, "values", values)
+    label_mix, outside = addressable(label_mix, values)
     order = label_mix.order()
     labels, present = order.labels, order.present
     own, solved, own_grad = (rows.gather(1, labels) for rows in (values, corrected, grad))
@@ -57,4 +60,5 @@ def isotonic_vjp(grad: Tensor, values: Tensor, corrected: Tensor, label_mix: Lab
     # Absent entries carry the first label, so they must carry the first label's gradient too.
     mean = torch.where(present, mean, mean[:, :1])
     level_grad = torch.where(at_level & present, mean, -torch.inf).amax(1, keepdim=True)
-    return torch.where(joined, level_grad, grad).scatter(1, labels, mean)
+    result = torch.where(joined, level_grad, grad).scatter(1, labels, mean)
+    return result if outside is None else result.masked_fill(outside, torch.nan)

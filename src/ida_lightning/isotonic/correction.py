@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ida_lightning.errors import InputError, can_look, is_a, one_of, positive, probabilities
+from ida_lightning.errors import InputError, can_look, is_a, is_plain, one_of, positive, probabilities
 from ida_lightning.isotonic.backward import isotonic_vjp
 from ida_lightning.isotonic.threshold import threshold_solver
 from ida_lightning.isotonic.tree import tree_solver
@@ -74,11 +73,15 @@ def isotonic_soft_labels(
         _validate("values", values.detach(), label_mix)
     if solver == "auto":
         solver = _choose(values)
+    needs_grad = values.requires_grad and torch.is_grad_enabled()
+    # Blocks are found in the solution before it is rounded: half types would join what is only close.
+    computed = values.float() if needs_grad and values.dtype.itemsize < 4 else values
     # In a compiled graph the operators bring their own derivative, the same one.
-    if values.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        corrected: Tensor = _Projection.apply(values, *label_mix, solver)
-        return corrected
-    return _solve(values, label_mix, solver)
+    if not torch.compiler.is_compiling() and (needs_grad or not is_plain(values, *label_mix)):
+        corrected: Tensor = _Projection.apply(computed, *label_mix, solver)
+    else:
+        corrected = _solve(computed, label_mix, solver)
+    return corrected.to(values.dtype)
 
 
 def _choose(values: Tensor) -> Solver:
@@ -102,28 +105,50 @@ def _solve(values: Tensor, label_mix: LabelMix, solver: Solver) -> Tensor:
 
 
 class _Projection(torch.autograd.Function):
-    """Any solver forward, block averaging backward."""
+    """Any solver forward, block averaging backward; also inside the transforms of ``torch.func``."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, labels: Tensor, weights: Tensor, solver: Solver) -> Tensor:
-        corrected = _solve(values, LabelMix(labels, weights), solver)
-        ctx.save_for_backward(values, corrected, labels, weights)
-        return corrected
+    def forward(values: Tensor, labels: Tensor, weights: Tensor, solver: Solver) -> Tensor:
+        return _solve(values, LabelMix(labels, weights), solver)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:3], output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        values, corrected, labels, weights = ctx.saved_tensors
+        values, labels, weights, corrected = ctx.saved_tensors
         return isotonic_vjp(grad, values, corrected, LabelMix(labels, weights)), None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        """Rows know nothing of each other: a batch of batches is one long batch."""
+        *tensors, solver = inputs
+        rows = [
+            (tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)).flatten(0, 1)
+            for tensor, dim in zip(tensors, in_dims, strict=False)
+        ]
+        corrected: Tensor = _Projection.apply(*rows, solver)
+        return corrected.view(info.batch_size, -1, corrected.shape[1]), 0
 
 
 def _validate(name: str, values: Tensor, label_mix: LabelMix) -> None:
-    label_mix.check_values(values.shape[1])
-    # One reduction; the rows are only looked through when it says that there is something to find.
-    if not math.isfinite(float(values.sum())):
-        wrong = int((~torch.isfinite(values)).any(1).sum())
-        if wrong:
-            rows = len(values)
-            raise InputError(f"{name}: expected finite numbers, got NaN or infinity in {wrong} of {rows} rows")
+    classes = values.shape[1]
+    label_mix.check_values(classes)
+    if values.numel() == 0:
+        return
+    # One pass; the rows are only looked through when it says that there is something to find.
+    low, high = (float(bound) for bound in values.aminmax())
+    most = torch.finfo(torch.promote_types(values.dtype, torch.float32)).max / (4 * classes)
+    if -most <= low and high <= most:  # not so if one is NaN
+        return
+    wrong = int((~torch.isfinite(values)).any(1).sum())
+    if wrong:
+        raise InputError(f"{name}: expected finite numbers, got NaN or infinity in {wrong} of {len(values)} rows")
+    raise InputError(
+        f"{name}: expected numbers whose sums are finite, up to {most:.3g} for {classes} classes, "
+        f"got {max(high, -low):.3g}"
+    )
 
 
 def isotonic_softmax(

@@ -1,21 +1,26 @@
-"""Exact isotonic correction by running means: vectorised PyTorch, any device."""
+"""Exact isotonic correction by running means and a climbing level: vectorised PyTorch, any device."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ida_lightning.errors import is_plain
+from ida_lightning.isotonic.addressing import addressable
 from ida_lightning.isotonic.backward import isotonic_vjp
+from ida_lightning.isotonic.level import FloatArray, climb, first_level, largest
 from ida_lightning.label_mix import LabelMix, LabelOrder, tie_tolerance
 
-# How many of a row's largest rest values are looked at first. A trained teacher seldom lifts more classes than
-# this above the ones in the picture; the certificate notices when it does.
+# How many of a row's largest values are looked at first, beside the ranked classes. A trained teacher seldom lifts more
+# classes than this above the ones in the picture; the certificate notices when it does.
 _TOP = 8
-# Long rows are searched in pieces of this length.
-_PIECE = 128
+# Rows up to this long are searched as they are: a copy without the ranked classes would cost more.
+_SHORT = 32
 
 
 def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
@@ -24,21 +29,24 @@ def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
     Solves, per row p, ``min sum_k (m_k - p_k)^2`` subject to ``m_u >= m_v`` whenever class u outranks class v.
 
     Put the ranked classes first (within a tie the larger value first, Kruskal's primary approach) and the rest
-    behind them in descending order: the problem becomes isotonic regression of a sequence, whose solution is
-    ``m_i = min_{a <= i} max_{b >= i} mean(p_a ... p_b)``. Starts a in the rest never bind above the last ranked
-    class, so there are only k of them, and rest class j simply becomes ``min(p_j, level)`` with ``level`` the value of
-    the last ranked class. The ends b need only reach as far as the rest exceeds ``level``: if the smallest value
-    looked at is not above it, the classes that were not looked at cannot matter. Rows that fail this certificate
-    are finished by Newton's method on ``count * (v - mean) = sum_rest relu(p - v)``, from the level found so far: it
-    climbs, drops classes and stops, exactly, when it drops none.
+    behind them in descending order: the problem becomes isotonic regression of a sequence. The ranked classes alone are
+    a short chain with a solution q; the rest then asks for one number more, the level v at which what is taken from it
+    is what the chain needs: ``sum_rest relu(p_j - v) = sum_i relu(v - q_i)``. Ranked classes become ``max(q_i, v)`` and
+    the others ``min(p_j, v)``.
 
-    On the CPU the cost is a partial sort and one pass; a compiled graph holds it as one operator, because the fallback
-    depends on the data. On an accelerator it is a full sort, because acting on the certificate would make the host
-    wait.
+    The level is the least, over the ranked starts, of the largest running mean from there into the rest. Only the rest
+    above it counts, so a few of the largest values give a lower bound of it, and the level itself if the smallest of
+    them is not above it. Rows that fail this certificate are finished by Newton's method on the equation, from
+    the bound (:func:`~ida_lightning.isotonic.level.climb`).
+
+    On the CPU the cost is a partial sort and one pass, one pass alone where all rows are in order, and some passes
+    over the rows that fail the certificate; a compiled graph holds it as one operator, because this depends on the
+    data. On an accelerator it is a full sort, because acting on the data would make the host wait.
 
     Args:
         values: float32 or float64 ``(batch, classes)``.
-        label_mix: ``(batch, k)``; k <= 2 has a path of its own with fewer operations.
+        label_mix: ``(batch, k)``; k <= 2 has fewer operations. Labels out of range are never addressed: on an
+            accelerator, where nobody looks, they make their row NaN.
 
     Returns:
         The corrected rows, ``(batch, classes)``. Rows that already respect the order come back bit for bit.
@@ -48,16 +56,20 @@ def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
         Min-max formula: Robertson, Wright, Dykstra, Order Restricted Statistical Inference (1988), section 1.4.
         The order of mixed labels: Cui and Yan, IJCAI 2021 (arXiv 2107.01412).
     """
-    if torch.compiler.is_compiling() and values.device.type == "cpu":
+    if values.device.type == "cpu" and (torch.compiler.is_compiling() or not is_plain(values, *label_mix)):
         corrected: Tensor = _threshold_op(values, *label_mix)
         return corrected
     if values.numel() == 0:
         return values.clone()
-    if label_mix.labels.shape[1] == 1:
-        label_mix = LabelMix(label_mix.labels.expand(-1, 2), F.pad(label_mix.weights, (0, 1)))
-    if label_mix.labels.shape[1] == 2:
-        return _solve_pairs(values, label_mix)
-    return _solve_chains(values, label_mix.order())
+    label_mix, outside = addressable(label_mix, values)
+    corrected = _solve(values, label_mix)
+    return corrected if outside is None else corrected.masked_fill(outside, torch.nan)
+
+
+def _solve(values: Tensor, label_mix: LabelMix) -> Tensor:
+    if label_mix.labels.shape[1] > 2:
+        return _solve_chains(values, label_mix.order())
+    return _solve_pairs(values, label_mix)
 
 
 @torch.library.custom_op("ida_lightning::threshold", mutates_args=())
@@ -82,153 +94,124 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 _threshold_op.register_autograd(_backward, setup_context=_save)
 
 
-def _top_size(values: Tensor, ranked: int) -> int:
-    """Return how many values to look at so that at least one rest value is among them."""
-    classes = values.shape[1]
-    if values.device.type != "cpu":
-        return classes
-    return min(_TOP + ranked, classes)
-
-
-def _largest(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return the ``size`` largest values per row, descending, and their classes."""
-    classes = values.shape[1]
-    if classes < 4 * _PIECE * size or values.device.type != "cpu":
-        return torch.topk(values, size, dim=1)
-    # Long rows: the largest values lie in the pieces with the largest maxima. One cheap pass finds those.
-    whole = classes - classes % _PIECE
-    pieces = values[:, :whole].view(len(values), -1, _PIECE)
-    best = pieces.amax(2).topk(size, dim=1).indices
-    candidates = pieces[torch.arange(len(values))[:, None], best].flatten(1)
-    top, where = torch.cat((candidates, values[:, whole:]), 1).topk(size, dim=1)
-    in_piece = best.gather(1, (where // _PIECE).clamp_max(size - 1)) * _PIECE + where % _PIECE
-    return top, torch.where(where < size * _PIECE, in_piece, where - size * _PIECE + whole)
-
-
 def _solve_pairs(values: Tensor, label_mix: LabelMix) -> Tensor:
-    """At most two ranked classes per row: two levels, one for the second class alone and one for both."""
-    # Small operations are what this costs on small rows: everything per row stays (batch, 1).
-    mix_values = values.gather(1, label_mix.labels)
-    weights = label_mix.weights if label_mix.weights.dtype.itemsize >= 4 else label_mix.weights.float()
-    (label_0, label_1), (own_0, own_1), (weight_0, weight_1) = (
-        (pair[:, :1], pair[:, 1:]) for pair in (label_mix.labels, mix_values, weights)
-    )
-    alone = (label_0 == label_1) | (torch.minimum(weight_0, weight_1) <= 0)
-    # The rule of LabelOrder without its sorting: the heavier class goes first and, in a tie, the larger value. The
-    # number below -tie makes the comparison one of "at least"; it is the next one in float32.
-    tie = tie_tolerance(label_mix.weights)
-    swap = weight_1 - weight_0 > torch.where(own_1 > own_0, -tie * (1 + 2**-23), tie)
-    # A class that is alone stands in both places.
-    first_label, first = torch.where(swap, label_1, label_0), torch.where(swap, own_1, own_0)
-    other = swap ^ alone
-    second_label, second = torch.where(other, label_0, label_1), torch.where(other, own_0, own_1)
-
-    top, classes_of = _largest(values, _top_size(values, 2))
-    is_rest = (classes_of != first_label) & (classes_of != second_label)
-    rest = torch.where(is_rest, top, 0).cumsum(1)
-    counts = is_rest.cumsum(1)
-    floor = top[:, -1:]
-    exceeded = torch.where(is_rest, top, floor).amax(1, keepdim=True) > second
-
-    # Two blocks that the rest may join: the second class, and both (which is one class where it is alone).
-    base = torch.cat((second, torch.where(alone, first, first + second)), 1)
-    base_count = 1 + torch.cat((torch.zeros_like(alone), ~alone), 1).to(values.dtype)
-    means = (base[:, :, None] + rest[:, None, :]) / (base_count[:, :, None] + counts[:, None, :])
-    levels = torch.maximum(base / base_count, means.amax(2))
-    if top.shape[1] < values.shape[1]:
-        unsure = (levels < floor).any(1).nonzero().squeeze(1)
-        if len(unsure):
-            labels = torch.cat((first_label, second_label), 1)[unsure]
-            unranked = values[unsure].scatter_(1, labels, -torch.inf)
-            levels[unsure] = _newton(unranked, base[unsure], base_count[unsure], levels[unsure])
-    level_second, level_both = levels[:, :1], levels[:, 1:]
-
-    # Rounding of the means must not touch what already is in order.
-    level_second = torch.where(exceeded, level_second, second)
-    joins = torch.where(alone, exceeded, level_second > first)
-    level = torch.where(joins, level_both, level_second)
-    corrected = torch.minimum(values, level)
-    corrected.scatter_(1, second_label, level)
-    return corrected.scatter_(1, first_label, torch.where(joins, level_both, first))
+    """At most two ranked classes per row."""
+    labels, weights = label_mix
+    if labels.shape[1] == 1:
+        labels, weights = labels.expand(-1, 2), F.pad(weights, (0, 1))
+    if weights.dtype.itemsize < 4:
+        weights = weights.float()
+    on_cpu, tie = values.device.type == "cpu", tie_tolerance(label_mix.weights)
+    if not on_cpu or not float(weights.amin()) > 0:  # a class that is alone stands in both places
+        labels = torch.where(weights > 0, labels, labels.flip(1))
+    if on_cpu:
+        return _solve_pairs_on_cpu(values.detach(), labels, weights, tie)
+    mix_values = values.gather(1, labels)
+    own_0, own_1 = mix_values[:, :1], mix_values[:, 1:]
+    alone = labels[:, :1] == labels[:, 1:]
+    # The rule of LabelOrder without its sorting: the heavier class goes first and, in a tie, the larger value.
+    side = F.hardshrink(weights[:, :1] - weights[:, 1:], tie).sign_()
+    reversed_pair = side * own_0 < side * own_1
+    chain = torch.where(reversed_pair, mix_values.sum(1, keepdim=True) / 2, mix_values)
+    return _solve_rest(values, labels, mix_values, chain, torch.cat((torch.ones_like(alone), ~alone), 1))
 
 
-def _newton(rest: Tensor, base: Tensor, base_count: Tensor, level: Tensor) -> Tensor:
-    """Largest means of blocks joined by the largest of the rest, from lower bounds of them and over whole rows.
+def _solve_pairs_on_cpu(values: Tensor, labels: Tensor, weights: Tensor, tie: float) -> Tensor:
+    """Pairs by two levels: one for the second class alone and one for both.
 
-    The blocks are ``(rows, blocks)``; the ranked classes of ``rest``, ``(rows, classes)``, must be -inf.
-
-    Every step takes the classes above the level and moves it to their mean with the base. The level climbs, so the
-    classes above it only become fewer: it ends when their number no longer changes, after 3 to 10 steps on rows
-    of a classifier, and after at most as many as there are classes.
+    In short rows the cost is the number of operators and not what they do, so it is in NumPy, whose operators cost a
+    third of PyTorch's to call. Numbers of a row are ``(batch,)``, what belongs to the largest values ``(size, batch)``.
     """
-    count = torch.full_like(base, -1)
+    own_0, own_1 = mix_values = np.ascontiguousarray(values.gather(1, labels).numpy().T)
+    (label_0, label_1), (weight_0, weight_1) = labels.numpy().T, weights.numpy().T
+    alone, ahead = label_0 == label_1, weight_0 - weight_1
+    # The rule of LabelOrder without its sorting: the heavier class goes first and, in a tie, the larger value.
+    reversed_pair = ((ahead > tie) & (own_0 < own_1)) | ((ahead < -tie) & (own_1 < own_0))
+    lower, higher = np.minimum(own_0, own_1), np.maximum(own_0, own_1)
+    first, second = np.where(reversed_pair, lower, higher), np.where(reversed_pair, higher, lower)
+    both = own_0 + own_1
+    short = values.shape[1] <= _SHORT
+    if short:
+        found = torch.topk(values, min(_TOP + 2, values.shape[1]), dim=1)
+        top, classes_of = (np.ascontiguousarray(part.numpy().T) for part in found)
+        is_rest = (classes_of != label_0) & (classes_of != label_1)
+        exceeded = np.where(is_rest, top, top[-1]).max(0) > second
+    else:
+        corrected = values.clone(memory_format=torch.contiguous_format).scatter_(1, labels, -torch.inf)
+        exceeded = corrected.amax(1).numpy() > second
+    wrong = exceeded | reversed_pair
+    if not wrong.any():
+        return values.clone() if short else corrected.scatter_(1, labels, torch.from_numpy(mix_values).T)
+    if not short:
+        top = np.ascontiguousarray(largest(corrected, _TOP).T)
+        is_rest = np.ones_like(top, dtype=bool)
+
+    level_second, level_both = _running_means(top, is_rest, second, both)
+    if short and len(top) < values.shape[1]:
+        unsure = (level_second < top[-1]) | ((level_both < top[-1]) & ~alone)
+        if unsure.any():
+            rows = torch.from_numpy(unsure.nonzero()[0])
+            unranked = values[rows].scatter_(1, labels[rows], -torch.inf)
+            level_second[unsure] = _newton(unranked, second[unsure], 1, level_second[unsure])
+            level_both[unsure] = _newton(unranked, both[unsure], 2, level_both[unsure])
+    # Rounding of the means must not touch what already is in order.
+    level_second = np.where(exceeded, level_second, second)
+    joins = level_second > first
+    level = np.where(joins & ~alone, level_both, level_second)
+    if short:
+        solved = np.where(joins, level, np.maximum(mix_values, level))
+        result = torch.minimum(values, torch.from_numpy(level)[:, None])
+        return result.scatter_(1, labels, torch.from_numpy(solved).T)
+    chain = np.where(reversed_pair, both / 2, mix_values)
+    unsure = wrong & (level < top[-1])
+    if unsure.any():
+        chain[1, alone] = np.inf
+        level[unsure] = climb(corrected, unsure.nonzero()[0], chain, np.maximum(level, lower))
+        chain[1, alone] = chain[0, alone]
+    solved = np.maximum(chain, level)
+    torch.minimum(corrected, torch.from_numpy(level)[:, None], out=corrected)
+    return corrected.scatter_(1, labels, torch.from_numpy(solved).T)
+
+
+def _running_means(
+    top: FloatArray, is_rest: npt.NDArray[np.bool_], second: FloatArray, both: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return the largest mean of the second class, and of both, with the first of the rest: each ``(batch,)``."""
+    counts, joined = is_rest.astype(top.dtype), np.multiply(top, is_rest, dtype=np.float64)
+    for sums in (counts, joined):  # NumPy's own running sum goes along the rows that lie far apart
+        for row, before in zip(sums[1:], sums[:-1], strict=True):
+            row += before
+    joined = joined.astype(top.dtype)
+    return ((second + joined) / (1 + counts)).max(0), ((both + joined) / (2 + counts)).max(0)
+
+
+def _newton(rest: Tensor, base: FloatArray, base_count: int, level: FloatArray) -> FloatArray:
+    """Largest mean of a block of sum ``base`` joined by the largest of the rest, from a lower bound, over whole rows.
+
+    The blocks are ``(rows,)``; the ranked classes of ``rest``, ``(rows, classes)``, must be -inf. Every step takes
+    the classes above the level and moves it to their mean with the base. The level climbs, so they only become fewer.
+    """
+    before = np.full_like(base, np.inf)
     while True:
-        above = rest[:, None, :] > level[:, :, None]
-        now = above.to(rest.dtype).sum(2)
-        joined = torch.where(above, rest[:, None, :], 0).sum(2)
-        level = torch.maximum(level, (base + joined) / (base_count + now))
-        if torch.equal(now, count):
+        above = rest > torch.from_numpy(level)[:, None]
+        count = above.sum(1).numpy()
+        joined = torch.where(above, rest, 0).sum(1).numpy()
+        level = np.maximum(level, (base + joined) / (base_count + count).astype(base.dtype))
+        if not (count < before).any():
             return level
-        count = now
+        before = count
 
 
 def _solve_chains(values: Tensor, order: LabelOrder) -> Tensor:
-    """Any number of ranked classes, by the min-max formula over the ranked starts."""
-    classes, ranked = values.shape[1], order.labels.shape[1]
-    size = _top_size(values, ranked)
-    if size <= ranked:  # no rest value would be certain to be looked at
-        size = classes
-    mix_values, level, certified = _chain_levels(values, order, size)
-    if size < classes and not bool(certified.all()):
-        rows = (~certified).nonzero().squeeze(1)
-        rescued = _chain_levels(values[rows], LabelOrder(*(field[rows] for field in order)), classes)
-        mix_values, level = mix_values.index_copy(0, rows, rescued[0]), level.index_copy(0, rows, rescued[1])
-    return torch.minimum(values, level).scatter_(1, order.labels, mix_values)
-
-
-def _chain_levels(values: Tensor, order: LabelOrder, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Solve for the ranked classes from the ``size`` largest values of each row.
-
-    Returns:
-        The corrected values of ``order.labels`` ``(batch, k)``, the level that caps the rest ``(batch, 1)``, and
-        whether the classes not looked at are known not to matter ``(batch,)``.
-    """
-    labels, _, present, _ = order
+    """Any number of ranked classes."""
+    labels, present = order.labels, order.present
     mix_values = values.gather(1, labels)
     within_ties = _tie_order(mix_values, order)
-    mix_values = mix_values.gather(1, within_ties)
-
-    top, classes_of = torch.topk(values, size, dim=1)
-    is_rest = (classes_of[:, :, None] != labels[:, None, :]).all(2)
-    floor = top[:, -1:]
-    rest_top = torch.where(is_rest, top, floor).amax(1, keepdim=True)
-
-    # An entry that is absent, or a ranked class met again among the largest, counts for nothing.
-    counts = torch.cat((present, is_rest), 1).to(values.dtype)
-    sequence = torch.where(counts > 0, torch.cat((mix_values, top), 1), 0)
-
-    ranked = labels.shape[1]
-    bounds: list[Tensor] = []
-    for start in range(ranked):
-        means = sequence[:, start:].cumsum(1) / counts[:, start:].cumsum(1).clamp_min(1)
-        best = means.flip(1).cummax(1).values.flip(1)[:, : ranked - start]
-        # An absent start bounds nobody; what stands before a start is not bounded by it.
-        best = torch.where(present[:, start : start + 1], best, torch.inf)
-        bounds.append(F.pad(best, (start, 0), value=torch.inf))
-    solved = torch.stack(bounds).amin(0)
-
-    # Rounding of the means must not touch what already is in order.
-    descends = (mix_values[:, :-1] >= mix_values[:, 1:]) | ~present[:, 1:]
-    last = (present.sum(1, keepdim=True) - 1).clamp_min(0)
-    in_order = descends.all(1, keepdim=True) & (mix_values.gather(1, last) >= rest_top)
-    solved = torch.where(in_order, mix_values, solved)
-
-    level = solved.gather(1, last)
-    certified = (level >= floor).squeeze(1)
-    # Absent entries carry the first label, so they must carry the first label's value too.
-    unsorted = solved.scatter(1, within_ties, solved)
-    unsorted = torch.where(present, unsorted, unsorted[:, :1])
-    return unsorted, level, certified
+    sequence = mix_values.gather(1, within_ties)
+    descends = ((sequence[:, :-1] >= sequence[:, 1:]) | ~present[:, 1:]).all(1, keepdim=True)
+    pooled = torch.where(descends, sequence, _pooled(sequence, present))
+    chain = torch.empty_like(pooled).scatter_(1, within_ties, pooled)
+    return _solve_rest(values, labels, mix_values, chain, present)
 
 
 def _tie_order(mix_values: Tensor, order: LabelOrder) -> Tensor:
@@ -236,3 +219,52 @@ def _tie_order(mix_values: Tensor, order: LabelOrder) -> Tensor:
     by_value = mix_values.argsort(dim=1, descending=True, stable=True)
     by_group = order.rank().gather(1, by_value).argsort(dim=1, stable=True)
     return by_value.gather(1, by_group)
+
+
+def _pooled(sequence: Tensor, present: Tensor) -> Tensor:
+    """Solve for the ranked classes alone: ``min over starts a <= i of max over ends b >= i of mean(a ... b)``."""
+    # Entry (a, b) is the mean from a to b; an absent entry at the end adds nothing to it.
+    counts = present.to(sequence.dtype)
+    total = (sequence * counts)[:, None, :].expand(-1, sequence.shape[1], -1).triu().cumsum(2)
+    means = total / counts[:, None, :].expand_as(total).triu().cumsum(2).clamp_min(1)
+    highest = means.flip(2).cummax(2).values.flip(2)
+    # What stands before a start is not bounded by it.
+    before = torch.ones_like(highest[0], dtype=torch.bool).tril(-1)
+    return highest.masked_fill(before, torch.inf).amin(1)
+
+
+def _solve_rest(
+    values: Tensor, labels: Tensor, mix_values: Tensor, chain: Tensor, present: Tensor | None = None
+) -> Tensor:
+    """Correct rows from the solution of their ranked classes alone.
+
+    Args:
+        values: ``(batch, classes)``.
+        labels: ``(batch, k)``, the ranked classes; where an entry is absent, the first one again.
+        mix_values: their values, and
+        chain: their values corrected among themselves, in the places of ``labels``.
+        present: None where all are.
+    """
+    looks = values.device.type == "cpu"
+    # An absent class asks for nothing.
+    kept = chain if present is None else torch.where(present, chain, torch.inf)
+    lowest = kept.amin(1, keepdim=True)
+    corrected = values.clone(memory_format=torch.contiguous_format).scatter_(1, labels, -torch.inf)
+    rest_top = corrected.amax(1, keepdim=True)
+    exceeded = rest_top > lowest
+    if looks:
+        wrong = exceeded | (chain != mix_values).any(1, keepdim=True)
+        if not bool(wrong.any()):
+            return corrected.scatter_(1, labels, mix_values)
+    level, certain = first_level(corrected, kept, _TOP)
+    if looks:
+        rows = (exceeded & ~certain)[:, 0].nonzero()[:, 0]
+        if len(rows):
+            found = climb(corrected, rows.numpy(), kept.numpy().T, level.numpy()[:, 0])
+            level[rows] = torch.from_numpy(found)[:, None]
+    # Rounding of the means must not touch what already is in order.
+    level = torch.where(exceeded, level, lowest)
+    solved = torch.maximum(chain, level)
+    if present is not None:
+        solved = torch.where(present, solved, solved[:, :1])
+    return torch.minimum(corrected, level, out=corrected).scatter_(1, labels, solved)

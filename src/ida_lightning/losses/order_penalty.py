@@ -31,6 +31,13 @@ def order_penalty(
     smaller one. Otherwise ``"edges"`` counts every rest class that is too high (more gradient at many classes), and
     ``"worst"`` also presses the first class when that is the smaller one.
 
+    ``"worst"`` is equal to the released code's for two classes of different weight. That one takes the two largest
+    entries of the target whatever they are: where a row shows one class (weight 0 or 1, or twice the same class) it
+    ranks some class that is not in the picture as the second, and where both have the weight 0.5 it ranks one above the
+    other. Here what the label does not rank is not penalised, because such a penalty presses on a class by the accident
+    of its number. For the released code's figures hand in the order that it uses,
+    :func:`ida_lightning.methods.authors_isotonic.authors_order`.
+
     Args:
         student_logits: ``(batch, classes)``; half types are computed in float32.
         label_mix: ``(batch, k)``, in any order, repeats allowed.

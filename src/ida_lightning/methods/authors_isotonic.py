@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ida_lightning.errors import one_of
-from ida_lightning.isotonic import Solver, correct_soft_labels
+from ida_lightning.isotonic import Solver, isotonic_soft_labels
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.losses import distillation_loss
 from ida_lightning.methods.base import LossMethod, order_rows
@@ -57,15 +57,34 @@ class AuthorsIsotonicCallback(LossMethod):
         mix, soft_labels, temperature = supervision.label_mix, supervision.soft_labels, supervision.temperature
         with torch.no_grad():
             order = authors_order(mix, soft_labels.shape[1])
-            corrected = correct_soft_labels(soft_labels, order, temperature, "logits", self.solver)
+            corrected = isotonic_soft_labels(logits_behind(supervision), order, self.solver)
+            corrected = (corrected / temperature).softmax(1)
             self.measure(order_rows(violated_rows(soft_labels, mix), soft_labels, soft_labels, mix))
         student_probs = student_logits.softmax(1, dtype=torch.promote_types(student_logits.dtype, torch.float32))
         loss = distillation_loss(student_probs, corrected, temperature)
         return _WEIGHT * (supervision.soft_weight > 0) * loss
 
 
+def logits_behind(supervision: Supervision) -> Tensor:
+    """Return the logits that are corrected ``(batch, classes)``: read back from the soft labels, as hooks left them.
+
+    Where a class is so far below the others that its soft label underflowed, nothing can be read back. Such rows are
+    the teacher's own logits, as long as no hook has changed the row.
+    """
+    soft_labels, temperature = supervision.soft_labels, supervision.temperature
+    tiny = torch.finfo(soft_labels.dtype).tiny
+    teacher_logits = supervision.teacher_logits
+    unchanged = ((teacher_logits / temperature).softmax(1) == soft_labels).all(1, keepdim=True)
+    lost = unchanged & (soft_labels < tiny).any(1, keepdim=True)
+    return torch.where(lost, teacher_logits, soft_labels.clamp_min(tiny).log() * temperature)
+
+
 def authors_order(label_mix: LabelMix, num_classes: int) -> LabelMix:
-    """Return the pair of classes that the released code ranks in every row, also where a row has only one class."""
-    weights, labels = label_mix.dense(num_classes).topk(2, dim=1)
+    """Return the pair of classes that the released code ranks in every row.
+
+    They are the two largest entries of the target, so that a row of one class has a second one too, and of two classes
+    of equal weight one lies above the other.
+    """
+    labels = label_mix.dense(num_classes).topk(2, dim=1).indices
     # Any weight that ranks the second below the first.
-    return LabelMix.pair(labels[:, 0], labels[:, 1], torch.where(weights[:, 1] > 0, weights[:, 0], 0.75))
+    return LabelMix.pair(labels[:, 0], labels[:, 1], 0.75)

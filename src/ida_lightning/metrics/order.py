@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ida_lightning.errors import not_nan
+from ida_lightning.isotonic.addressing import addressable
 from ida_lightning.label_mix import LabelMix, check_label_mix
 
 
@@ -21,7 +22,7 @@ def violated_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
         label_mix: ``(batch, k)``.
 
     Returns:
-        bool ``(batch,)``.
+        bool ``(batch,)``. On an accelerator, where nobody looks at labels, a row with one out of range is violated.
 
     Raises:
         InputError: if shapes or devices do not fit and, on the CPU, for NaN and labels out of range.
@@ -33,12 +34,14 @@ def violated_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
     """
     check_label_mix(label_mix, values, "values")
     not_nan("values", values)
+    label_mix, outside = addressable(label_mix, values)
     order = label_mix.order()
     mix_values = values.gather(1, order.labels)
     rest_top = values.scatter(1, order.labels, -torch.inf).amax(1, keepdim=True)
     below_rest = (order.present & (mix_values < rest_top)).any(1)
     reversed_pair = order.outranks() & (mix_values[:, :, None] < mix_values[:, None, :])
-    return below_rest | reversed_pair.any(2).any(1)
+    violated = below_rest | reversed_pair.any(2).any(1)
+    return violated if outside is None else violated | outside[:, 0]
 
 
 class OrderStatistics(NamedTuple):

@@ -90,8 +90,13 @@ class TeacherAnswers(L.Callback):
             return [options.folder]
         return [str(Path(options.folder, name)) for name in self.names]
 
-    def open(self, trainer: L.Trainer | None) -> None:
+    def open(self, trainer: L.Trainer | None, channels_last: bool = False, chosen: bool = False) -> None:
         """Build the teacher where it is needed, and check that what is stored is of this teacher and these pictures.
+
+        Args:
+            trainer: of the fit.
+            channels_last: the layout of the teacher.
+            chosen: not a wish; stored answers go on in theirs.
 
         Raises:
             InputError: for a folder of others, data whose pictures are not the same in every run, data that do not know
@@ -104,24 +109,22 @@ class TeacherAnswers(L.Callback):
         facts, options = facts_of(trainer), self.options
         self.teacher.input_shape = facts.input_shape or self.teacher.input_shape
         replays = options is not None and options.mode == "replay"
+        for asked, folder in zip(self.asked, self.folders(options) if options else self.asked, strict=True):
+            asked.lay_out(channels_last, folder if chosen and isinstance(folder, str) else None)
         if not replays or _asks_teacher(trainer):
             self.teacher.prepare(facts.class_names, facts.image_input)
         if trainer is None:
             return
         data: Any = attached_datamodule(trainer)
-        kind = "loaders" if data is None else type(data).__name__
+        kind, whose = "loaders" if data is None else type(data).__name__, "expected a MixingDataModule, whose"
         if looks_at_plain(self.view):
             if facts.keeps_plain is None:
-                raise InputError(
-                    f"teacher_view: expected a MixingDataModule, whose batches know the unmixed images, got {kind}"
-                )
+                raise InputError(f"teacher_view: {whose} batches know the unmixed images, got {kind}")
             data.keeps_plain = True
         if options is None:
             return
         if facts.pictures is None or data is None:
-            raise InputError(
-                f"teacher_outputs: expected a MixingDataModule, whose pictures are the same in every run, got {kind}"
-            )
+            raise InputError(f"teacher_outputs: {whose} pictures are the same in every run, got {kind}")
         pictures = facts.pictures()
         for asked, folder in zip(self.asked, self.folders(options), strict=True):
             if not replays:

@@ -14,7 +14,7 @@ from ida_lightning.errors import InputError
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules.options import TeacherOutputs, View
 from ida_lightning.modules.teacher import FrozenTeacher
-from ida_lightning.teacher_outputs import Answers, Encoding, OutputStore, Place, check_manifest
+from ida_lightning.teacher_outputs import Answers, Encoding, OutputStore, Place, check_manifest, recorded_fact
 
 _PLAIN: tuple[View, ...] = ("plain", "plain_logits")
 
@@ -46,6 +46,18 @@ class AskedTeacher:
         self.temperature = temperature
         self.live = 0
         self.store: OutputStore | None = None
+
+    def lay_out(self, channels_last: bool, folder: str | None) -> None:
+        """Tell the teacher how to lie in memory.
+
+        Args:
+            channels_last: what was asked for or chosen.
+            folder: whose answers are gone on with in their own layout, if there are some; None takes what was chosen.
+        """
+        if folder is not None:
+            recorded = recorded_fact(Path(folder), "teacher", "layout", channels_last)
+            channels_last = recorded in (True, "channels_last")
+        self.teacher.lay_out(channels_last)
 
     def open(self, folder: str, options: TeacherOutputs, rank: int, said: Mapping[str, Any]) -> None:
         """Check that what is stored is of this teacher and these pictures, and open it.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
@@ -19,16 +21,19 @@ from ida_lightning.errors import InputError, is_a, kind_of, positive
 from ida_lightning.lightning_internals import (
     attached_trainer,
     configured_by_cli,
+    forward_precision,
     logs_this_step,
     searches_learning_rate,
     shows_progress_bar,
     to_precision,
 )
+from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import Description, describe, try_network
 from ida_lightning.models.description import KEY as DESCRIPTION_KEY
 from ida_lightning.modules.described import with_run
 from ida_lightning.modules.evaluation import EvaluatedModule, require_finite
 from ida_lightning.modules.guards import FiniteRows, StepGuard
+from ida_lightning.modules.layout import channels_last, wants_channels_last
 from ida_lightning.modules.optimisation import make_optimizer, set_learning_rate
 from ida_lightning.modules.options import Optimisation, OptimizerCallable
 from ida_lightning.supervision import Supervision
@@ -66,6 +71,7 @@ class ClassifierBase(EvaluatedModule):
         if not callable(optimizer):
             raise InputError(f"optimizer: expected a function from parameters to optimiser, got {kind_of(optimizer)}")
         self._make_optimizer = optimizer
+        self._channels_last: bool | None = None
 
     @property
     def lr(self) -> float | None:
@@ -127,6 +133,34 @@ class ClassifierBase(EvaluatedModule):
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 raise InputError(f"compile_args: expected those of torch.compile, got an error: {reason[0]}") from error
             self.network.compile(**self.compile_args)
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether this fit has the channels last in memory: chosen when it starts, or by the fit that it resumes."""
+        if self._channels_last is None:
+            trainer = attached_trainer(self)
+            device = self.device if trainer is None else trainer.strategy.root_device
+            autocast = nullcontext if trainer is None else partial(forward_precision, trainer)
+            shape = facts_of(trainer).input_shape or self.input_shape
+            layout = self.optimisation.layout
+            chosen = wants_channels_last(layout, self.network, shape, device, autocast)
+            self._channels_last = chosen if trainer is None else trainer.strategy.broadcast(chosen)
+        return self._channels_last
+
+    def take_batch(self, batch: object, labelled: bool = True) -> MixedBatch:
+        """Return a checked batch whose images lie in memory as the network wants them, once for all networks."""
+        taken = super().take_batch(batch, labelled)
+        return taken._replace(inputs=channels_last(taken.inputs)) if self._channels_last else taken
+
+    def on_fit_start(self) -> None:
+        """Lay the weights out; the parameters stay the same objects."""
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the layout of the fit that wrote the checkpoint."""
+        super().on_load_checkpoint(checkpoint)
+        self._channels_last = bool(checkpoint.get("channels_last", False))  # those before there was a choice had none
 
     def _try_network(self, trainer: L.Trainer | None) -> None:
         """Run the network once before anything is built around it, if it is known what it will see."""
@@ -197,6 +231,7 @@ class ClassifierBase(EvaluatedModule):
             InputError: for weights that are NaN or infinite, which replace no checkpoint.
         """
         require_finite(self.owner, self.network)
+        checkpoint["channels_last"] = bool(self._channels_last)
         checkpoint[DESCRIPTION_KEY] = self.description().content()
 
     def description(self) -> Description:

@@ -62,8 +62,8 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         fields: single fields of ``teacher`` (``teacher_checkpoint``, ``teacher_args``, ``teacher_view`` and the others,
             and ``allow_other_teacher``), ``student`` (``student_args``), ``loss`` (``temperature``, ``soft_weight``,
             ``hard_weight``, ``nonfinite``, ``hard_temperature``, ``distillation``) and ``optimisation``
-            (``lr_scheduler``, ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``, ``lr_monitor``)
-            by short names.
+            (``lr_scheduler``, ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``, ``lr_monitor``,
+            ``layout``) by short names.
 
     Raises:
         InputError: for values out of range, a field with different values by its short name and in its group, networks
@@ -145,9 +145,16 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         super().setup(stage)
         if stage != "fit":
             return
-        self.answers.open(attached_trainer(self))
+        chosen = self.optimisation.layout in ("auto", "trial")
+        self.answers.open(attached_trainer(self), self.channels_last, chosen)
         if self.compile_args is not None:
             self._weighted_losses = torch.compile(weighted_losses, **self.compile_args)
+
+    def on_fit_start(self) -> None:
+        """Lay out the weights of student and teacher alike; a teacher whose answers are stored stays as it was."""
+        super().on_fit_start()
+        if self.answers.store is None:
+            self.teacher.lay_out(self.channels_last)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the student's parameters and those that methods bring."""

@@ -43,6 +43,7 @@ class TeacherRecorder(EvaluatedModule):
             module.answers.options = replace(options, mode="auto")
         self.automatic_optimization = False
         self.answers = module.answers
+        self.layout = module.optimisation.layout
         self.nothing = nn.Parameter(torch.zeros(()))  # DDP takes no module without parameters
 
     @property
@@ -56,7 +57,10 @@ class TeacherRecorder(EvaluatedModule):
 
     def setup(self, stage: str) -> None:
         """Build the teacher and open the folder."""
-        self.answers.open(attached_trainer(self))
+        trainer = attached_trainer(self)
+        on_cuda = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        chosen = self.layout in ("auto", "trial")
+        self.answers.open(trainer, on_cuda if chosen else self.layout == "channels_last", chosen)
 
     def configure_optimizers(self) -> None:
         """Give no optimiser: nothing is trained."""

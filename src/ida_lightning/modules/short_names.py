@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 from ida_lightning.errors import InputError
 from ida_lightning.losses import DistillationLoss
 from ida_lightning.modules.options import (
+    Layout,
     Loss,
     LRSchedulerCallable,
     Optimisation,
@@ -36,6 +37,7 @@ class OptimisationFields(TypedDict, total=False):
     warmup: float
     lr_interval: Literal["epoch", "step"] | None
     lr_monitor: str | None
+    layout: Layout
 
 
 class DistillationFields(OptimisationFields, total=False):
@@ -70,7 +72,7 @@ SHORT_NAMES: Mapping[str, tuple[str, str]] = {
     **{name: ("loss", name) for name in ("temperature", "soft_weight", "hard_weight", "nonfinite", "hard_temperature")},
     "distillation": ("loss", "distillation"),
     **{name: ("optimisation", name) for name in ("lr_scheduler", "lr_reference_batch", "compile_args")},
-    **{name: ("optimisation", name) for name in ("warmup", "lr_interval", "lr_monitor")},
+    **{name: ("optimisation", name) for name in ("warmup", "lr_interval", "lr_monitor", "layout")},
 }
 
 GROUPS: Mapping[str, type[Teacher] | type[Student] | type[Loss] | type[Optimisation]] = {

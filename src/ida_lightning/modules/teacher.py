@@ -28,6 +28,7 @@ from ida_lightning.models import (
     pretrained_input,
     put_weights,
 )
+from ida_lightning.modules.layout import channels_last, convolves
 from ida_lightning.modules.options import Teacher, built_for
 
 
@@ -48,6 +49,7 @@ class FrozenTeacher:
         network: the teacher, once prepared.
         fingerprint: of its weights, once prepared; see :func:`ida_lightning.models.fingerprint`.
         file_sha256: of the weight file as it was when it was loaded, whatever lies there later.
+        channels_last: whether its weights and images lie in memory with the channels last; see :meth:`lay_out`.
         class_names: of the student's classes, as far as the weight file says what its outputs are.
     """
 
@@ -73,6 +75,7 @@ class FrozenTeacher:
         self.network: nn.Module | None = None
         self.fingerprint: str | None = None
         self.file_sha256: str | None = None
+        self.channels_last = False
         self.class_names: list[str] | None = None
         self._choice: Tensor | None = None  # of its outputs
         self._adapt: tuple[Tensor, Tensor, int] | None = None  # factor, shift, size
@@ -116,6 +119,7 @@ class FrozenTeacher:
         if self._adapt is not None:
             rank_zero_info(f"teacher: gets images of its own kind, {trained_on}, the student {image_input}")
         self._choice = None
+        self.lay_out(self.channels_last)
         width = self._check_output()
         if self.classes is not None:
             names = (weights and weights.class_names) or known_outputs(self.source, network, width)
@@ -128,6 +132,12 @@ class FrozenTeacher:
                 )
             network.compile(**self.compile_args)  # in place: names in the state dict stay
 
+    def lay_out(self, last: bool) -> None:
+        """Lay the weights out in memory, now or once they are there; what a network without convolutions has stays."""
+        before, self.channels_last = self.channels_last, last
+        if self.network is not None and (before or last) and convolves(self.network):
+            self.network.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+
     @property
     def members(self) -> list[FrozenTeacher]:
         """Itself: the teachers that answer."""
@@ -137,10 +147,8 @@ class FrozenTeacher:
         self.file_sha256 = digest_of_file(path)
         weights = load_weights(path, "teacher_checkpoint")
         if digest_of_file(path) != self.file_sha256:
-            raise InputError(
-                f"teacher_checkpoint: expected a finished file, got {path}, which another process has replaced while "
-                "it was read"
-            )
+            replaced = "which another process has replaced while it was read"
+            raise InputError(f"teacher_checkpoint: expected a finished file, got {path}, {replaced}")
         return weights
 
     def facts(self, precision: str) -> dict[str, Any]:
@@ -168,6 +176,7 @@ class FrozenTeacher:
             "images": None if self.network is None else repr(adapt),
             "precision": self.precision or precision,
             "compiled": self.compile_args is not None,
+            **({"layout": "channels_last"} if self.channels_last else {}),  # older folders say nothing of it
         }
 
     def _check_pretrained(self, name: str) -> None:
@@ -237,7 +246,7 @@ class FrozenTeacher:
                 images = torch.addcmul(shift.to(images.dtype), images, factor.to(images.dtype))
                 if images.shape[-1] != size:
                     images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
-            logits = self._forward(images)
+            logits = self._forward(channels_last(images) if self.channels_last else images)
             if self._choice is not None:
                 logits = logits.index_select(1, self._choice)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -133,6 +133,11 @@ class FrozenTeachers:
         for member in self.members:
             member.compile_args = compile_args
 
+    def lay_out(self, last: bool) -> None:
+        """Lay the weights of all of them out in memory; see :meth:`FrozenTeacher.lay_out`."""
+        for member in self.members:
+            member.lay_out(last)
+
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Apply ``fn``, which ``nn.Module.to`` and its like apply to every tensor."""
         for member in self.members:

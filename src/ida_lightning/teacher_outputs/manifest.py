@@ -56,6 +56,21 @@ def check_manifest(folder: Path, facts: Mapping[str, Any], new: Mapping[str, Any
     return stored
 
 
+def recorded_fact(folder: Path, group: str, name: str, otherwise: Any) -> Any:
+    """Return one fact as a folder of stored answers was recorded with it, None if it says nothing of it.
+
+    Args:
+        folder: of the answers.
+        group: of facts.
+        name: of the fact.
+        otherwise: what is returned where nothing is stored yet, or nothing that can be read.
+    """
+    try:
+        return json.loads((folder / _NAME).read_bytes())[group].get(name)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return otherwise
+
+
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return facts as they are read from a file, where tuples are lists."""
     return dict(json.loads(json.dumps({"format": FORMAT, **facts})))

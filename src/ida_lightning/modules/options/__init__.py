@@ -3,6 +3,7 @@
 from ida_lightning.modules.options.loss import Loss, plain_loss
 from ida_lightning.modules.options.networks import Student, built_for, check_args, check_network
 from ida_lightning.modules.options.optimisation import (
+    Layout,
     LRSchedulerCallable,
     Optimisation,
     OptimizerCallable,
@@ -13,6 +14,7 @@ from ida_lightning.modules.options.teacher import Precision, Teacher, TeacherBle
 
 __all__ = [
     "LRSchedulerCallable",
+    "Layout",
     "Loss",
     "Optimisation",
     "OptimizerCallable",
