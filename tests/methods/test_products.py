@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from ida_lightning import blend_with_truth, isotonic_soft_labels
+from ida_lightning import (
+    DistillationModule,
+    LabelMix,
+    MixedBatch,
+    TeacherBlend,
+    blend_with_truth,
+    isotonic_soft_labels,
+)
 from ida_lightning.methods import (
     AddedTermCallback,
     AuthorsIsotonicCallback,
@@ -17,6 +24,7 @@ from ida_lightning.methods import (
     ValueExchangeCallback,
 )
 from tests.helpers.losses import LOSSES
+from tests.helpers.networks import TinyNet
 from tests.helpers.steps import Step
 
 METHODS = {
@@ -51,6 +59,24 @@ def test_any_loss_goes_with_any_method(methods):
         assert all(torch.isfinite(part) for part in parts.values()), name
         assert torch.isfinite(gradient).all(), name
         assert gradient.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    "blend", [TeacherBlend(weights=[2, 1]), TeacherBlend(average="logits", trust="violation")], ids=["mean", "trust"]
+)
+def test_any_loss_goes_with_several_teachers(blend):
+    teachers = [TinyNet().eval(), TinyNet().eval()]
+    module = DistillationModule(teachers, TinyNet().eval(), 4, 1, 8, teacher_blend=blend)
+    module.setup("fit")
+    module.register_supervision_hook(lambda s: s._replace(soft_labels=isotonic_soft_labels(s.soft_labels, s.label_mix)))
+    index, labels = torch.arange(12), torch.randint(4, (2, 12))
+    mix = LabelMix.pair(*labels, torch.rand(12)).canonical()
+    supervision = module.supervise(MixedBatch(torch.randn(12, 1, 8, 8), mix, index, index[:, None]))
+    for name, loss in LOSSES.items():
+        module.distillation = loss
+        total = sum(module.loss_parts(module.student(supervision.inputs), supervision).values())
+        gradients = torch.autograd.grad(total, list(module.student.parameters()))
+        assert all(torch.isfinite(gradient).all() for gradient in gradients), name
 
 
 def test_methods_act_in_the_order_of_the_list():

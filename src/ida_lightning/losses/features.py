@@ -154,8 +154,22 @@ def _present(weights: Tensor | None) -> Tensor | None:
     return None if weights is None else (weights > 0).to(torch.float32)
 
 
+def _products(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return products of rows less their mean, and squared distances; both ``(batch, batch)``.
+
+    From products, because differences of all pairs are batch^2 rows of features; less their mean, so that little
+    cancels. A distance that is rounding is 0.
+    """
+    centred = features - features.mean(0)
+    products = centred @ centred.T
+    sizes = products.diagonal()
+    sizes = sizes[:, None] + sizes
+    squares = sizes - 2 * products
+    return products, torch.where(squares > 16 * torch.finfo(squares.dtype).eps * sizes.detach(), squares, 0)
+
+
 def _distances(features: Tensor, counts: Tensor) -> Tensor:
-    squares = (features[:, None] - features[None]).square().sum(2)
+    squares = _products(features)[1]
     apart = squares > 0
     lengths = torch.where(apart, squares, 1).sqrt() * apart  # the root of 0 has no gradient
     pairs = counts[:, None] * counts * apart
@@ -164,5 +178,9 @@ def _distances(features: Tensor, counts: Tensor) -> Tensor:
 
 
 def _angles(features: Tensor) -> Tensor:
-    steps = F.normalize(features[None] - features[:, None], dim=2)  # from a row to another
-    return steps @ steps.transpose(1, 2)
+    """Return the cosines ``(batch, batch, batch)`` at a row between two others, 0 where a side has no length."""
+    products, squares = _products(features)
+    inverse = torch.where(squares > 0, torch.where(squares > 0, squares, 1).rsqrt(), 0)
+    own = products.diagonal()[:, None] - products  # (a_i - a_j) . a_i
+    inner = own[:, :, None] - products[:, None, :] + products[None]
+    return inner * inverse[:, :, None] * inverse[:, None, :]
