@@ -20,7 +20,7 @@ LOWER_STAMP := $(LOWER_VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install hooks demo compare-demo audit-demo check test test-fast test-slow test-lower-bounds coverage \
-  bench-isotonic bench-data bench-step export-parity package notebooks pictures docs docs-serve clean
+  bench-isotonic bench-data bench-step bench-aot gpu-check export-parity package notebooks pictures docs docs-serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -86,6 +86,13 @@ bench-data: $(STAMP) ## images per second beside torchvision and timm, 4 minutes
 
 bench-step: $(STAMP) ## time a training step beside a bare loop and timm, half an hour; writes benchmarks/results
 	$(RUN) benchmarks/step.py --minutes 30
+
+bench-aot: $(STAMP) ## compile the kernel for GPUs that are not here, 10 minutes; writes benchmarks/results
+	$(RUN) benchmarks/ahead_of_time.py
+
+# No stamp and no environment of ours: a machine with a GPU may have no network, and its own Python with torch in it.
+gpu-check: ## is the CUDA path right, what does it cost, 8 minutes; writes benchmarks/results (PYTHON=... chooses)
+	PYTHONPATH=src $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) benchmarks/gpu_check.py
 
 export-parity: $(STAMP) ## ONNX and torch.export of three networks with both stems, 5 minutes; writes docs/export.md
 	$(RUN) -m tools.export_parity

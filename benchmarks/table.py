@@ -23,7 +23,7 @@ ROWS, DTYPE, CLASSES, RATES = "256", "float32", ("100", "1000", "21841"), (1.0, 
 SOLVERS = (
     ("threshold", "`threshold`", "`auto` on the CPU, and wherever `triton` cannot run"),
     ("threshold_compiled", "`threshold` under `torch.compile`", "inside a training step that is compiled"),
-    ("triton", "`triton`", "`auto` on CUDA, up to 65,536 classes, not in float64"),
+    ("triton", "`triton`", "`auto` on CUDA after a trial, up to 8,192 classes, not in float64"),
     ("weak_order", "`weak_order`", "for checking: readable, row by row"),
     ("tree", "`tree`", "for checking: IRT-BIN, row by row"),
     ("scipy", "SciPy, row by row", "to compare"),
@@ -34,7 +34,7 @@ SOLVERS = (
     ("softmax_kernel", "softmax alone, without the division by T", "floor"),
     ("kl_forward_backward", "KL divergence, forward and backward", "floor"),
 )
-OWED = "Figures for a GPU are still owed; `python benchmarks/isotonic.py --device cuda` makes them."
+OWED = "Figures for a GPU are still owed; `make gpu-check` and `python benchmarks/isotonic.py --device cuda` make them."
 
 
 def block(files: Sequence[Path]) -> str:

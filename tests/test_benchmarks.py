@@ -160,7 +160,7 @@ Time of one call as a multiple of `softmax(logits / T)` of the same batch (256 r
 second row breaks its order; – was skipped as too slow. Tin can, 2 threads, torch 2.99; 2026-01-02, commit abc; \
 `make bench-isotonic`.
 
-Figures for a GPU are still owed; `python benchmarks/isotonic.py --device cuda` makes them.
+Figures for a GPU are still owed; `make gpu-check` and `python benchmarks/isotonic.py --device cuda` make them.
 <!-- solvers:end -->"""
 
 

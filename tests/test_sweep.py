@@ -29,6 +29,7 @@ ROOMS = ("adapters", "errors", "isotonic", "label_mix", "losses", "metrics", "mi
 ROOMS += ("supervision", "truth", "blending")
 # Plain tuples of tensors that collating and transfer build; whoever takes them checks them. And the error itself.
 UNCHECKED = {
+    ida_lightning.KernelTrial,
     LabelMix,
     LabelOrder,
     MixedBatch,
@@ -243,6 +244,7 @@ ENTRIES = [
         {"values": PROBS, "label_mix": MIX, "solver": "auto", "validate": None},
         {**SOLVING, **OPTIONS},
     ),
+    Entry(ida_lightning.kernel_trials, {}, {}),
     Entry(
         ida_lightning.isotonic_softmax,
         {"logits": LOGITS, "label_mix": MIX, "temperature": 2.0, "solver": "auto", "validate": None},

@@ -10,7 +10,14 @@ import lazy_loader
 from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.blending import blend_answers, blend_plain, in_order, trust_by_order
 from ida_lightning.errors import InputError
-from ida_lightning.isotonic import correct_soft_labels, isotonic_regression_tree, isotonic_soft_labels, isotonic_softmax
+from ida_lightning.isotonic import (
+    KernelTrial,
+    correct_soft_labels,
+    isotonic_regression_tree,
+    isotonic_soft_labels,
+    isotonic_softmax,
+    kernel_trials,
+)
 from ida_lightning.label_mix import LabelMix, LabelOrder
 from ida_lightning.losses import (
     DIST,

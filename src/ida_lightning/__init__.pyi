@@ -22,10 +22,12 @@ from .data import ImagesDataModule as ImagesDataModule
 from .data import MixingDataModule as MixingDataModule
 from .data import TinyImageNetDataModule as TinyImageNetDataModule
 from .errors import InputError as InputError
+from .isotonic import KernelTrial as KernelTrial
 from .isotonic import correct_soft_labels as correct_soft_labels
 from .isotonic import isotonic_regression_tree as isotonic_regression_tree
 from .isotonic import isotonic_soft_labels as isotonic_soft_labels
 from .isotonic import isotonic_softmax as isotonic_softmax
+from .isotonic import kernel_trials as kernel_trials
 from .label_mix import LabelMix as LabelMix
 from .label_mix import LabelOrder as LabelOrder
 from .losses import DIST as DIST

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ida_lightning.errors import can_look, float_matrix, non_negative, one_of, probabilities
 from ida_lightning.errors import share as checked_share
-from ida_lightning.isotonic import Solver, isotonic_soft_labels
+from ida_lightning.isotonic import Solver, choose, isotonic_soft_labels
 from ida_lightning.label_mix import LabelMix, check_label_mix
 from ida_lightning.metrics import violated_rows
 
@@ -110,6 +110,14 @@ def isotonic_with_margin(
         label_mix.check_values(soft_labels.shape[1])
     if margin == 0:
         return isotonic_soft_labels(soft_labels, label_mix, solver, validate=False)
+    # The kernel does all of it at once, but has no derivative for that.
+    at_once = not (soft_labels.requires_grad and torch.is_grad_enabled())
+    if solver == "auto":
+        solver = choose(soft_labels, label_mix, "margin" if at_once else "plain")
+    if solver == "triton" and at_once:
+        from ida_lightning.isotonic.kernel.operators import triton_margin_solver
+
+        return triton_margin_solver(soft_labels, label_mix, margin)
     lead = margin * label_mix.dense(soft_labels.shape[1]).to(soft_labels.dtype)
     above = soft_labels - lead
     ordered = isotonic_soft_labels(above, label_mix, solver, validate=False)

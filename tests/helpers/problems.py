@@ -57,6 +57,29 @@ def problems(draw, max_classes=40, max_k=4):
     return torch.tensor(values), mix
 
 
+@st.composite
+def near_ties(draw, rows=3, classes=7):
+    """Mixes whose weights differ by a few eps: chains of near ties, repeats and absent classes among them."""
+    dtype, k = (
+        draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16])),
+        draw(st.integers(1, 4)),
+    )
+    shape = {"min_size": k, "max_size": k}
+    labels = draw(st.lists(st.lists(st.integers(0, classes - 1), **shape), min_size=rows, max_size=rows))
+    parts = st.lists(st.sampled_from([0.0, 1.0, 1.0, 1.0, 2.0]), **shape).filter(any)
+    steps = st.lists(st.integers(-9, 9), **shape)
+    eps = torch.finfo(dtype).eps
+    weights = []
+    for _ in range(rows):
+        share = torch.tensor(draw(parts), dtype=torch.float64)
+        share = share / share.sum()
+        off = torch.tensor(draw(steps), dtype=torch.float64) * eps
+        weights.append((share + off * (share > 0)).clamp_min(0).to(dtype))
+    seed = draw(st.integers(0, 2**31))
+    logits = torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed))
+    return (2 * logits).softmax(1), LabelMix(torch.tensor(labels), torch.stack(weights))
+
+
 def exact_as(values, solver):
     """In the most exact type that the solver takes."""
     return values.float() if solver == "triton" and values.dtype == torch.float64 else values

@@ -3,14 +3,12 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ida_lightning import LabelMix, isotonic_soft_labels, order_penalty, order_statistics, violated_rows
 from ida_lightning.isotonic import isotonic_vjp
-from tests.helpers.problems import SOLVERS, exact_as
+from tests.helpers.problems import SOLVERS, exact_as, near_ties
 
 CLASSES = 7
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
 def rule(labels, weights):
@@ -26,26 +24,6 @@ def rule(labels, weights):
         group += before is not None and bool(before - weight > 4 * eps)
         groups[label], before = group, weight
     return [groups.get(label, len(groups)) for label in range(CLASSES)]
-
-
-@st.composite
-def near_ties(draw, rows=3):
-    """Mixes whose weights differ by a few eps: chains of near ties, repeats and absent classes among them."""
-    dtype, k = draw(st.sampled_from(DTYPES)), draw(st.integers(1, 4))
-    shape = {"min_size": k, "max_size": k}
-    labels = draw(st.lists(st.lists(st.integers(0, CLASSES - 1), **shape), min_size=rows, max_size=rows))
-    parts = st.lists(st.sampled_from([0.0, 1.0, 1.0, 1.0, 2.0]), **shape).filter(any)
-    steps = st.lists(st.integers(-9, 9), **shape)
-    eps = torch.finfo(dtype).eps
-    weights = []
-    for _ in range(rows):
-        share = torch.tensor(draw(parts), dtype=torch.float64)
-        share = share / share.sum()
-        off = torch.tensor(draw(steps), dtype=torch.float64) * eps
-        weights.append((share + off * (share > 0)).clamp_min(0).to(dtype))
-    seed = draw(st.integers(0, 2**31))
-    logits = torch.randn(rows, CLASSES, generator=torch.Generator().manual_seed(seed))
-    return (2 * logits).softmax(1), LabelMix(torch.tensor(labels), torch.stack(weights))
 
 
 def with_nothing_more(mix):

@@ -11,6 +11,7 @@ from ida_lightning import (
     moved_mass,
     violated_rows,
 )
+from ida_lightning.isotonic import choice
 from ida_lightning.methods import AddedTermCallback, IsotonicSoftLabelCallback
 from ida_lightning.modules import ClassificationModule, DistillationModule
 from tests.helpers.devices import DEVICES, never_waiting
@@ -202,3 +203,30 @@ def test_a_module_without_the_hook_is_refused(tmp_path, blobs):
 def test_values_out_of_range_are_named(options, message):
     with pytest.raises(InputError, match=message):
         IsotonicSoftLabelCallback(**options)
+
+
+def test_the_solver_found_by_trial_goes_on_with_the_run(monkeypatch):
+    logits, mix = rows()
+    soft_labels = (logits / T).softmax(1)
+    assert IsotonicSoftLabelCallback().state_dict() == {}
+    first = IsotonicSoftLabelCallback()
+    assert first._solver(soft_labels, mix, "plain") == "auto"
+    assert first.state_dict() == {}, "nothing to choose on a CPU"
+    monkeypatch.setattr(choice, "_TRIED_ON", {"cpu"})
+    trial = choice.KernelTrial("cpu", "float32", "plain", 10, 2, None)
+    monkeypatch.setattr(choice, "_works", lambda *_: trial.reason is None)
+    assert first._solver(soft_labels, mix, "plain") == "triton"
+    state = first.state_dict()
+    assert state == {"solvers": {"plain": "triton"}}
+    # What worked there fails here, and once chosen it stays.
+    trial = trial._replace(reason="no compiler")
+    assert first._solver(soft_labels, mix, "plain") == "triton"
+    resumed = IsotonicSoftLabelCallback()
+    resumed.load_state_dict(state)
+    with pytest.warns(UserWarning, match="the run that goes on used solver triton, which fails here: from here on thr"):
+        assert resumed._solver(soft_labels, mix, "plain") == "threshold"
+    # What failed there is not tried here.
+    trial = trial._replace(reason=None)
+    resumed.load_state_dict({"solvers": {"plain": "threshold"}})
+    assert resumed._solver(soft_labels, mix, "plain") == "threshold"
+    assert resumed._solver(soft_labels, mix, "margin") == "triton"

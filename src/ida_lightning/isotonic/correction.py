@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ida_lightning.errors import InputError, can_look, is_a, is_plain, one_of, positive, probabilities
 from ida_lightning.isotonic.backward import isotonic_vjp
+from ida_lightning.isotonic.choice import choose
 from ida_lightning.isotonic.threshold import threshold_solver
 from ida_lightning.isotonic.tree import tree_solver
 from ida_lightning.isotonic.weak_order import weak_order_solver
@@ -17,9 +17,6 @@ from ida_lightning.label_mix import LabelMix
 
 Solver = Literal["auto", "threshold", "triton", "weak_order", "tree"]
 Space = Literal["softened", "probabilities", "logits"]
-
-# What one program can hold in its registers.
-_TRITON_CLASSES = 65_536
 
 
 def isotonic_soft_labels(
@@ -33,8 +30,9 @@ def isotonic_soft_labels(
 
     ``"auto"`` chooses by device and dtype:
 
-    * ``"triton"`` on CUDA, where Triton can be imported, for rows of up to 65,536 classes and not in float64: one
-      kernel that reads every row once and writes it once.
+    * ``"triton"`` on CUDA, if a trial on the device agrees with ``"threshold"`` (:func:`kernel_trials` says what
+      came of it), for rows of up to 8,192 classes, labels of up to four, and not in float64: one kernel that reads
+      every row once and writes it once. Asked for by name it takes rows of any length, and raises where it fails.
     * ``"threshold"`` everywhere else: vectorised PyTorch, on the CPU a partial sort and one pass.
 
     For checking only, row by row in Python and float64: ``"weak_order"`` (sort and pool adjacent violators) and
@@ -72,7 +70,7 @@ def isotonic_soft_labels(
     if can_look(values, validate):
         _validate("values", values.detach(), label_mix)
     if solver == "auto":
-        solver = _choose(values)
+        solver = choose(values, label_mix)
     needs_grad = values.requires_grad and torch.is_grad_enabled()
     # Blocks are found in the solution before it is rounded: half types would join what is only close.
     computed = values.float() if needs_grad and values.dtype.itemsize < 4 else values
@@ -84,14 +82,9 @@ def isotonic_soft_labels(
     return corrected.to(values.dtype)
 
 
-def _choose(values: Tensor) -> Solver:
-    fits = values.device.type == "cuda" and values.dtype != torch.float64 and values.shape[1] <= _TRITON_CLASSES
-    return "triton" if fits and importlib.util.find_spec("triton") else "threshold"
-
-
 def _solve(values: Tensor, label_mix: LabelMix, solver: Solver) -> Tensor:
     if solver == "triton":
-        from ida_lightning.isotonic.triton_kernel import triton_solver
+        from ida_lightning.isotonic.kernel.operators import triton_solver
 
         return triton_solver(values, label_mix)
     computed = values if values.dtype == torch.float64 else values.float()
@@ -184,9 +177,9 @@ def isotonic_softmax(
     if can_look(logits, validate):
         _validate("logits", logits.detach(), label_mix)
     if solver == "auto":
-        solver = _choose(logits)
+        solver = choose(logits, label_mix, "plain" if logits.requires_grad else "softmax")
     if solver == "triton" and not logits.requires_grad:
-        from ida_lightning.isotonic.triton_kernel import triton_softmax_solver
+        from ida_lightning.isotonic.kernel.operators import triton_softmax_solver
 
         return triton_softmax_solver(logits, label_mix, temperature)
     dtype = torch.promote_types(logits.dtype, torch.float32)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ida_lightning.errors import InputError, one_of
 from ida_lightning.errors import share as checked_share
-from ida_lightning.isotonic import Solver, Space, correct_soft_labels
+from ida_lightning.isotonic import Solver, Space, choose, correct_soft_labels, tries_on
+from ida_lightning.label_mix import LabelMix
 from ida_lightning.methods.base import SupervisionMethod, order_rows
 from ida_lightning.methods.ramp import Ramp, checked_ramp, value_now
 from ida_lightning.metrics import violated_rows
@@ -30,7 +32,8 @@ class IsotonicSoftLabelCallback(SupervisionMethod):
     :class:`AuthorsIsotonicCallback`.
 
     Args:
-        solver: see :func:`ida_lightning.isotonic_soft_labels`.
+        solver: see :func:`ida_lightning.isotonic_soft_labels`; what ``"auto"`` was found to be by trial is kept in
+            checkpoints.
         space: what is corrected. ``"softened"``: the soft label itself, softmax(z / T).
             ``"probabilities"``: softmax(z), which is softened afterwards, so mass moves where the teacher is sharp.
             ``"logits"``: z, as the code released with the paper does. All three are derived from the soft label as
@@ -79,6 +82,17 @@ class IsotonicSoftLabelCallback(SupervisionMethod):
         if space != "softened" and margin != 0:
             raise InputError(f"margin: expected 0 in {space} space, where a share of the hard label has no meaning")
         self._margin_now = margin.start if isinstance(margin, Ramp) else margin
+        self._chosen: dict[str, Solver] = {}  # what "auto" was where it is a matter of trial
+        self._resumed: dict[str, Solver] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what ``solver="auto"`` was found to be by trial, so that a resumed run computes the same."""
+        return {"solvers": self._chosen} if self._chosen else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the solvers of the run that goes on."""
+        self._resumed = dict(state_dict.get("solvers", {}))
+        self._chosen = {}
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Move the margin along its ramp."""
@@ -105,8 +119,23 @@ class IsotonicSoftLabelCallback(SupervisionMethod):
     def _corrected(self, supervision: Supervision) -> Tensor:
         before, mix = supervision.soft_labels, supervision.label_mix
         if self._margin_now > 0:
-            return isotonic_with_margin(before, mix, self._margin_now, self.solver)
-        return correct_soft_labels(before, mix, supervision.temperature, self.space, self.solver)
+            return isotonic_with_margin(before, mix, self._margin_now, self._solver(before, mix, "margin"))
+        solver = self._solver(before, mix, "plain")
+        return correct_soft_labels(before, mix, supervision.temperature, self.space, solver)
+
+    def _solver(self, values: Tensor, mix: LabelMix, form: Literal["plain", "margin"]) -> Solver:
+        """Return the solver of this run: once chosen by trial, it stays."""
+        if self.solver != "auto" or not tries_on(values):
+            return self.solver
+        if form not in self._chosen:
+            before = self._resumed.get(form)
+            now: Solver = "threshold" if before == "threshold" else choose(values, mix, form)
+            if before is not None and before != now:
+                rank_zero_warn(
+                    f"{self}: the run that goes on used solver {before}, which fails here: from here on {now}"
+                )
+            self._chosen[form] = now
+        return self._chosen[form]
 
     def _corrects(self, wrong: Tensor, index: Tensor) -> Tensor:
         return wrong if self.share == 1 else wrong & drawn_rows(index, self.share)

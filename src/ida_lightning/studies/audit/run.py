@@ -18,7 +18,7 @@ from torch import Tensor
 from ida_lightning.data import MixingDataModule
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.files import writable_folder
-from ida_lightning.isotonic import Space
+from ida_lightning.isotonic import Space, describe_trials
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.lightning_internals import in_precision, move_to_device, with_progress_bar
 from ida_lightning.locks import OutputLock
@@ -284,4 +284,5 @@ def message(report: Report, verdict: Verdict, folder: Path) -> str:
     """Return what :func:`audit` prints: verdict, reasons, thresholds, T. stddev, and where the files are."""
     agreement = agreement_with_paper(report.stddevs) if report.stddevs else None
     values = {"report": report, "verdict": verdict, "folder": folder, "agreement": agreement}
+    values["solver"] = describe_trials()
     return render(Path(__file__).with_name("message.txt.j2"), **values).rstrip()
