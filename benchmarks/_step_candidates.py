@@ -27,10 +27,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks import _baselines as outside
 from benchmarks._step_clock import WARMUP, Clock, Ticks
+from benchmarks._step_losses import FEATURE_LOSSES, LOGIT_LOSSES, feature_loss
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.data import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages
-from ida_lightning.losses import mixed_cross_entropy
+from ida_lightning.losses import KL, DistillationLoss, mixed_cross_entropy
 from ida_lightning.methods import CutMixPickCallback, IsotonicSoftLabelCallback, TeacherLabelCallback
 from ida_lightning.mixing import MixedBatch, Mixing
 from ida_lightning.models import build_model
@@ -115,6 +116,8 @@ class Bench:
             **{name: partial(self.fit, merge=merge) for name, merge in merges.items()},
             "tl_cutmix": partial(self.fit, pool=1, callbacks=(TeacherLabelCallback(),)),
             "cutmix_pick": partial(self.fit, pool=2, callbacks=(TeacherLabelCallback(), CutMixPickCallback())),
+            **{name: partial(self.fit, distillation=loss) for name, loss in LOGIT_LOSSES.items()},
+            **{name: partial(self.features, name) for name in FEATURE_LOSSES},
             "parts": partial(self.fit, strength=1.0, timed=True),
         }
 
@@ -187,6 +190,11 @@ class Bench:
             self.record(Clock(self.device, clock.steps))
         return self.fit(clock, outputs=TeacherOutputs(str(self.answers), "replay"))
 
+    def features(self, name: str, clock: Clock) -> nn.Module:
+        """Lightning, with a loss between features."""
+        layers = [str(entry["module"]) for entry in self.student.feature_info][-2:]  # type: ignore[union-attr, index]
+        return self.fit(clock, callbacks=(feature_loss(name, layers, len(self.images)),))
+
     def fit(
         self,
         clock: Clock,
@@ -200,12 +208,15 @@ class Bench:
         layout: Layout = "contiguous",
         teacher_precision: Precision | None = None,
         inference: bool = False,
+        distillation: DistillationLoss = KL(),  # noqa: B008 (frozen)
     ) -> nn.Module:
-        """Lightning: without correction, with our callback, with another merge in its place, or with other ones."""
+        """Lightning: without correction, with our callback, with another merge or loss, or with other callbacks."""
         options, (given, student) = self.options, self.networks()
         given = InferenceTeacher(given).eval() if inference else given
         source = Teacher(teacher or given, outputs=outputs, precision=teacher_precision)
-        module = DistillationModule(source, student, options.classes, optimizer=sgd, layout=layout)
+        module = DistillationModule(
+            source, student, options.classes, optimizer=sgd, layout=layout, distillation=distillation
+        )
         if timed:
             module.register_supervision_hook(lambda supervision: clock.start("correction") or supervision)
         if merge is not None:

@@ -28,6 +28,7 @@ if not __package__:  # run as a file: Python looks beside this file, and the pac
 from benchmarks._report import about
 from benchmarks._step_candidates import Bench
 from benchmarks._step_clock import PARTS, WARMUP, Clock
+from benchmarks._step_losses import FEATURE_LOSSES, LOGIT_LOSSES, LOSS_BUDGETS, note_of
 from benchmarks._timing import ratio
 from ida_lightning.files import replacing
 
@@ -36,6 +37,7 @@ BUDGETS = (
     ("kd_i", "kd", 1.01),
     ("cutmix_pick", "tl_cutmix", 1.15),
     ("kd_stored", "kd_free", 1.02),
+    *LOSS_BUDGETS,
 )
 NOTES = {
     "kd_free": "a teacher that answers without looking",
@@ -71,6 +73,7 @@ CANDIDATES = (
     "tl_cutmix",
     "cutmix_pick",
 )
+LOSSES = (*LOGIT_LOSSES, *FEATURE_LOSSES)  # only where they are asked for
 PART_NOTES = {
     "kd_free": "a teacher that answers without looking",
     "kd_record": "stores the teacher's answers",
@@ -116,7 +119,7 @@ def lines_of(bench: Bench, times: dict[str, list[float]], parts: list[dict[str, 
     base["rounds"] = len(times["bare"])
     budgets = {of: (than, limit) for of, than, limit in BUDGETS if {of, than} <= times.keys()}
     lines = []
-    for name in (name for name in CANDIDATES if name in times):
+    for name in (name for name in (*CANDIDATES, *LOSSES) if name in times):
         within = [own / bare for own, bare in zip(times[name], times["bare"], strict=True)]
         notes = [f"rounds {min(within):.3f} to {max(within):.3f}"] if name != "bare" else []
         if name in budgets:
@@ -124,7 +127,8 @@ def lines_of(bench: Bench, times: dict[str, list[float]], parts: list[dict[str, 
             notes.append(f"{ratio(times[name], times[than]):.3f} of {than}, budget {limit}")
         if name in ("kd_measure", "kd_i"):
             notes.append(f"{bench.violations:.0%} of rows break their order")
-        notes += [NOTES[name]] if name in NOTES else []
+        said = NOTES.get(name) or note_of(name, bench.options.batch, bench.options.classes)
+        notes += [said] if said else []
         lines.append(
             {**base, "what": "candidate", "name": name, "median_ms": f"{median(times[name]):.4g}",
              "ratio_to_bare": f"{median(within):.4f}", "note": "; ".join(notes)}
@@ -154,7 +158,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--precision", choices=("32", "bf16"), default="32")
     add("--rounds", type=int, default=10)
     add("--steps", type=int, help=f"timed a round and candidate, after {WARMUP} others; 4 on a CPU, 100 on CUDA")
-    add("--only", nargs="+", choices=[*CANDIDATES, "parts"], help="besides bare; all by default")
+    add(
+        "--only", nargs="+", choices=[*CANDIDATES, *LOSSES, "parts"], help="besides bare; by default all but the losses"
+    )
     add("--minutes", type=float, default=0, help="rounds that would end later than this are left out; 0: no limit")
     options = parser.parse_args(argv)
     if options.quick:
@@ -170,7 +176,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, write the CSV, print it."""
     options = parse(argv)
     bench = Bench(options)
-    names = [name for name in bench.candidates if not options.only or name in {"bare", *options.only}]
+    wanted = {"bare", *(options.only or (*CANDIDATES, "parts"))}
+    names = [name for name in bench.candidates if name in wanted]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers")

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("timm.task", reason="timm before 1.0.24 has no distillation task to compare with")
 
-from benchmarks import step
+from benchmarks import losses, step
 
 from ida_lightning.modules import DistillationModule
 
@@ -45,6 +45,22 @@ def test_quick_run_times_every_candidate_and_every_part(tmp_path, capsys):
 def test_only_some_candidates_within_minutes(tmp_path):
     step.main([*TINY, "--only", "kd", "--minutes", "1e-9", "--out", str(tmp_path)])
     assert [(row["name"], row["rounds"]) for row in rows_of(tmp_path)] == [("bare", "1"), ("kd", "1")]
+
+
+def test_losses_are_timed_where_they_are_asked_for(tmp_path):
+    step.main([*TINY, "--only", "kd", "dkd", "crd", "--minutes", "1e-9", "--out", str(tmp_path)])
+    notes = {row["name"]: row["note"] for row in rows_of(tmp_path)}
+    assert "of kd, budget 1.02; keeps 0.00 MB for its backward pass" in notes["dkd"]
+    assert "of kd, budget 1.1" in notes["crd"]
+
+
+def test_each_loss_is_timed_alone(tmp_path):
+    losses.main(["--batch", "4", "--classes", "5", "--out", str(tmp_path)])
+    with (tmp_path / "losses_cpu.csv").open(newline="") as file:
+        rows = {row["loss"]: row for row in csv.DictReader(file)}
+    assert {"kl", "dkd", "rank", "crd", "rkd"} <= rows.keys()
+    assert all(float(row["ms"]) > 0 for row in rows.values())
+    assert float(rows["rank"]["kept_mb"]) >= 0
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 import torch
-from benchmarks import _baselines, _timing, isotonic, table
+from benchmarks import _baselines, _timing, before_after, isotonic, table
 from benchmarks._cells import allowed_error, error_of, make_cell
 from benchmarks._report import COLUMNS
 
@@ -203,3 +203,11 @@ def test_disturbed_figures_are_not_published(tmp_path):
         + "Tin can,2.99,2,2026-01-02,abc,256,100,float32,0.5,softmax,1,1,,,noisy: best 0.1 ms\n"
     )
     assert "| 7.7 / noisy | – / – | noisy / – |" in table.block([file])
+
+
+def test_two_checkouts_are_timed_in_turn(tmp_path):
+    before_after.main([str(before_after.HERE), "--quick", "--out", str(tmp_path)])
+    with (tmp_path / "isotonic_before_after_cpu.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (line["B"], line["c"], line["k"], line["rows"], line["budget"]) == ("8", "10", "2", "ordinary", "half")
+    assert float(line["before"]) > 0 < float(line["after"])

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
+import ida_lightning
 from ida_lightning.__main__ import main
 from ida_lightning.models import build_model, fingerprint, read_description
 from ida_lightning.studies.compare.cells import resolve
@@ -103,6 +104,14 @@ def test_every_method_of_a_shipped_comparison_is_a_fit_config():
     assert shipped[0]["methods"] == shipped[1]["methods"]
     for name, part in shipped[0]["methods"].items():
         resolve(name, str(CONFIGS.parent / shipped[0]["fit"]), part)
+    losses = yaml.safe_load((CONFIGS / "cifar100" / "compare_losses.yaml").read_text())
+    every = {"trainer": {"callbacks+": []}}  # all methods in one: reading a config takes a second
+    for part in losses["methods"].values():
+        every["trainer"]["callbacks+"] += part.get("trainer", {}).get("callbacks+", [])
+        every["model"] = part.get("model", every.get("model", {}))
+        if loss := every["model"].get("init_args", {}).get("distillation"):
+            assert getattr(ida_lightning, loss["class_path"])(**loss.get("init_args", {}))
+    resolve("all", str(CONFIGS.parent / losses["fit"]), losses["common"], every)
 
 
 @pytest.mark.parametrize(

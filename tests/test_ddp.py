@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from ida_lightning import InputError, Mixing
 from ida_lightning.callbacks import ExportCallback, PredictionsCallback
 from ida_lightning.data.loading import EpochSampler
-from ida_lightning.methods import IsotonicSoftLabelCallback
+from ida_lightning.methods import Contrast, CRDCallback, IsotonicSoftLabelCallback
 from ida_lightning.metrics import violated_rows
 from ida_lightning.modules import ClassificationModule, DistillationModule, TeacherOutputs
 from ida_lightning.modules.evaluation import rows_that_count
@@ -54,6 +54,9 @@ class Report(Callback):
         self.seen["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
         for name, network in (("student", pl_module.student), ("teacher", pl_module.teacher.network)):
             self.seen[name] = [float(tensor.double().sum()) for tensor in network.state_dict().values()]
+        self.seen["projectors"] = [float(p.detach().double().sum()) for p in pl_module.method_networks.parameters()]
+        banks = [callback.banks for callback in trainer.callbacks if isinstance(callback, CRDCallback)]
+        self.seen["banks"] = [float(bank.double().sum()) for each in banks for bank in each.values()]
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(self.seen))
 
 
@@ -90,8 +93,12 @@ def test_students_agree_teachers_stay_and_draws_differ(tmp_path):
     )
     assert run.callback_metrics["train/violation_rate_corrected"] == 0
 
-    _, again = fit(tmp_path, "again", TinyNet(), devices=2, strategy="ddp_fork")
+    crd = CRDCallback(contrast=Contrast(dimensions=8, negatives=20))
+    _, again = fit(tmp_path, "again", TinyNet(), callbacks=[crd], devices=2, strategy="ddp_fork")
     assert [seen["weights"] for seen in again] == [first["weights"], second["weights"]]
+    assert len(again[0]["banks"]) == 2
+    for name in ("banks", "projectors"):
+        assert again[0][name] == again[1][name], "what a method learns and remembers is the same on both"
 
 
 def test_stored_answers_of_two_processes_teach_the_same(tmp_path):

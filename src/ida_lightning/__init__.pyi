@@ -50,9 +50,14 @@ from .losses import order_penalty as order_penalty
 from .losses import probability_loss as probability_loss
 from .losses import standardise_logits as standardise_logits
 from .methods import AddedTermCallback as AddedTermCallback
+from .methods import AttentionCallback as AttentionCallback
 from .methods import AuthorsIsotonicCallback as AuthorsIsotonicCallback
+from .methods import Contrast as Contrast
+from .methods import CRDCallback as CRDCallback
 from .methods import CutMixPickCallback as CutMixPickCallback
 from .methods import DataSelectionCallback as DataSelectionCallback
+from .methods import FeatureLoss as FeatureLoss
+from .methods import HintCallback as HintCallback
 from .methods import Influence as Influence
 from .methods import IsotonicSoftLabelCallback as IsotonicSoftLabelCallback
 from .methods import LabelRevisionCallback as LabelRevisionCallback
@@ -60,6 +65,8 @@ from .methods import LossMethod as LossMethod
 from .methods import OrderPenaltyCallback as OrderPenaltyCallback
 from .methods import Ramp as Ramp
 from .methods import RevisionLossCallback as RevisionLossCallback
+from .methods import RKDCallback as RKDCallback
+from .methods import SimilarityCallback as SimilarityCallback
 from .methods import SmoothingControlCallback as SmoothingControlCallback
 from .methods import SupervisionMethod as SupervisionMethod
 from .methods import TeacherLabelCallback as TeacherLabelCallback

@@ -34,6 +34,7 @@ class Supervision(NamedTuple):
         mixed: bool ``(batch,)``, which rows were mixed (:meth:`MixedBatch.mixed`); None if unknown.
         kept_from: ``(batch,)``, where only the largest logits were stored, the smallest that is the teacher's own; None
             where all are.
+        rows: int64 ``(batch,)``, which rows of the batch that the teacher saw are left; None where all are, in order.
     """
 
     inputs: Tensor
@@ -46,6 +47,7 @@ class Supervision(NamedTuple):
     temperature: float
     mixed: Tensor | None = None
     kept_from: Tensor | None = None
+    rows: Tensor | None = None
 
     @classmethod
     def from_teacher(
@@ -107,6 +109,7 @@ class Supervision(NamedTuple):
             self.temperature,
             None if self.mixed is None else self.mixed[rows],
             None if self.kept_from is None else self.kept_from[rows],
+            (torch.arange(len(self.index), device=self.index.device) if self.rows is None else self.rows)[rows],
         )
 
     @property
@@ -140,7 +143,7 @@ def check_supervision(value: object, before: Supervision, source: str) -> Superv
     fields = {name: field for name, field in value._asdict().items() if name not in ("label_mix", "temperature")}
     fields |= {f"label_mix.{name}": field for name, field in zip(LabelMix._fields, value.label_mix, strict=True)}
     for name, field in fields.items():
-        if name in ("mixed", "kept_from", "inputs") and not isinstance(
+        if name in ("mixed", "kept_from", "rows", "inputs") and not isinstance(
             field, Tensor
         ):  # unknown, or inputs of several tensors
             continue

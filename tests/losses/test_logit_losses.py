@@ -27,19 +27,8 @@ from ida_lightning import (
     nkd_loss,
     standardise_logits,
 )
+from tests.helpers.losses import LOSSES
 
-LOSSES = {
-    "KL": KL(),
-    "DKD": DKD(),
-    "DKD whole": DKD(whole=True),
-    "NKD": NKD(),
-    "DIST": DIST(),
-    "pearson": CorrelationDistance(),
-    "rank": CorrelationDistance("rank"),
-    "standardised": LogitStandardisation(),
-    "standardised DKD": LogitStandardisation(DKD()),
-    "MLKD": MLKD(),
-}
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 
 

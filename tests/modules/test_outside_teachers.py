@@ -62,11 +62,11 @@ def test_class_names_of_the_data_choose_outputs(of_imagenet, tmp_path):
     with torch.no_grad():
         assert torch.equal(teacher(images), network(images)[:, [217, 0]])
     small = build_model("test_resnet", num_classes=3, in_channels=1)
-    names = {"class_names": json.dumps(["cat", "dog", "eel"])}
+    names = {"class_names": json.dumps(["cat", "dog", "eel"]), "image_input": json.dumps([[0.0], [1.0], 32])}
     save_file(small.state_dict(), tmp_path / "named.safetensors", names)
     chosen = Teacher("test_resnet", checkpoint=str(tmp_path / "named.safetensors"), classes="by_name")
     teacher = FrozenTeacher(chosen, 2, 1, 32)
-    teacher.prepare(["eel", "cat"])
+    teacher.prepare(["eel", "cat"], ImageInput((0.0,), (1.0,), 32))
     with torch.no_grad():
         assert torch.equal(teacher(images[:, :1]), small.eval()(images[:, :1])[:, [2, 0]])
     teacher.move(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)

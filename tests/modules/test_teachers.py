@@ -16,6 +16,8 @@ from ida_lightning.__main__ import main
 from ida_lightning.methods import DataSelectionCallback, Influence, IsotonicSoftLabelCallback, SupervisionMethod
 from ida_lightning.models import ImageInput, build_model, fingerprint
 from ida_lightning.modules import DistillationModule, Teacher, TeacherBlend, TeacherOutputs
+from ida_lightning.studies.audit import audit
+from ida_lightning.studies.compare.scores import evaluate
 from ida_lightning.studies.teach import teach
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
@@ -125,6 +127,20 @@ def test_figures_of_every_teacher_are_logged(tmp_path):
         )
     assert {"teacher/val_acc", "train/violation_rate"} <= logged
     assert 0 < float(module.trainer.callback_metrics["train/TinyNet/violation_rate"]) < 1
+
+
+def test_audit_and_comparison_take_several_for_one(tmp_path, capsys):
+    blend = TeacherBlend(correct="before", trust="violation")
+    module = DistillationModule(networks(), TinyNet(), 4, 1, 8, teacher_view="plain", teacher_blend=blend)
+    report, _ = audit(trainer(tmp_path), module, data(), batches=1, out=str(tmp_path / "audit"))
+    said = ["teacher_view plain", "correction before averaging", "trust in each teacher"]
+    assert report.facts["not_measured"] == said
+    assert report.facts["teacher"]["network"] == "TinyNet, WithLogits"
+    assert "trust in each teacher" in capsys.readouterr().out
+    given = data()
+    trained = trainer(tmp_path)
+    trained.fit(module, given)
+    assert 0 <= evaluate(trained, module, given)["agreement"] <= 1
 
 
 def test_a_list_of_one_is_that_teacher(tmp_path):
@@ -258,13 +274,13 @@ def test_teachers_of_other_classes_are_named(tmp_path):
         fit(tmp_path, [TinyNet(), TinyNet(5)])
     files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for seed, (file, names) in enumerate(zip(files, ("abcd", "abdc"), strict=True)):
-        write(file, seed, 4, class_names=json.dumps(list(names)))
+        write(file, seed, 4, class_names=json.dumps(list(names)), image_input=json.dumps([[0.0], [1.0], 8]))
     entries = [Teacher("test_resnet", checkpoint=file) for file in files]
     module = DistillationModule(entries, TinyNet(), 4, 1, 8)
     with pytest.raises(
         InputError, match=r"teacher test_resnet-b: expected the classes of test_resnet-a, a, b, c, d, g"
     ):
-        module.teacher.prepare(None)
+        module.teacher.prepare(None, ImageInput((0.0,), (1.0,), 8))
     with pytest.raises(InputError, match=r"teacher test_resnet-a: teacher_checkpoint: expected the classes of the da"):
         module.teacher.prepare(list("xbcd"))
 
@@ -301,7 +317,10 @@ model:
   init_args:
     teacher:
       - {network: test_resnet, checkpoint: a.safetensors}
-      - {network: test_resnet, checkpoint: b.safetensors, image_input: {mean: [0.5], std: [0.25], size: 16}}
+      - network: test_resnet
+        checkpoint: b.safetensors
+        image_input: {mean: [0.5], std: [0.25], size: 16}
+        classes: [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
     teacher_blend: {weights: [2, 1], trust: violation}
     teacher_view: plain
     student: test_resnet
@@ -322,7 +341,7 @@ def test_lists_work_from_yaml_and_come_back_from_kept_configs(capsys):
         "correct": "after",
         "trust": "violation",
     }
-    assert kept["teacher_view"] == "plain"
+    assert (kept["teacher_view"], kept["teacher"][1]["classes"]) == ("plain", [*range(9, -1, -1)])
     main(["fit", "--config", "outputs/lightning_logs/version_0/config.yaml", "--model.teacher_blend.average=logits"])
     (checkpoint,) = Path("outputs/lightning_logs/version_1/checkpoints").glob("*.ckpt")
     module = DistillationModule.load_from_checkpoint(checkpoint, weights_only=True)

@@ -52,10 +52,7 @@ _SHORT = {
     "teacher_args": ("further arguments of its network, such as {stem: small}", None),
     "teacher_precision": ("of the teacher's forward pass; that of the Trainer if not given", None),
     "allow_other_teacher": ("resume although the teacher's weights are not those the run was started with", False),
-    "distillation": (
-        "the distillation loss: KL, DKD, DIST, NKD, MLKD, CorrelationDistance, LogitStandardisation",
-        None,
-    ),
+    "distillation": ("KL, DKD, NKD, DIST, MLKD, CorrelationDistance or LogitStandardisation", None),
     "teacher_outputs": ("where its answers are stored and replayed from, such as {folder: answers}", None),
     "teacher_view": ("what it looks at: mixed images, plain (unmixed) ones, or mirrored too", "mixed"),
     "teacher_blend": ("how a list of teachers answers as one, such as {weights: [2, 1], trust: violation}", None),
