@@ -27,6 +27,7 @@ def rows_of(folder):
         return list(reader)
 
 
+@pytest.mark.slow
 def test_quick_run_times_every_candidate_and_every_part(tmp_path, capsys):
     step.main([*TINY, "--out", str(tmp_path)])
     rows = rows_of(tmp_path)

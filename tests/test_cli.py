@@ -181,6 +181,7 @@ def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch):
         main(["fit"])
 
 
+@pytest.mark.slow
 def test_two_processes_train_through_the_console():
     fit("digits/teacher")
     config = str(CONFIGS / "digits" / "ida_cutmix.yaml")

@@ -72,7 +72,9 @@ def smaller(data, tmp_path, monkeypatch):
     return {"data.root": str(make_cifar(tmp_path / "cifar", monkeypatch)), "data.val_images": val_images, **common}
 
 
-@pytest.mark.parametrize("data", ["digits", "cifar100", "tiny_imagenet", "evidence"])
+@pytest.mark.parametrize(
+    "data", ["digits", pytest.param("cifar100", marks=pytest.mark.slow), "tiny_imagenet", "evidence"]
+)
 def test_shipped_configs_train_and_find_their_teacher(data, tmp_path, monkeypatch):
     more = [f"--{key}={value}" for key, value in smaller(data, tmp_path, monkeypatch).items()]
     names = {file.stem for file in (CONFIGS / data).glob("*.yaml")}
@@ -117,8 +119,8 @@ def test_every_method_of_a_shipped_comparison_is_a_fit_config():
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"{data}/compare" for data in ("digits", "evidence")),
         "cifar100/compare_kda",
+        *(pytest.param(f"{data}/compare", marks=pytest.mark.slow) for data in ("digits", "evidence")),
         pytest.param("cifar100/compare", marks=pytest.mark.slow),
         *(pytest.param(f"{data}/compare_lr_ds", marks=pytest.mark.slow) for data in ("digits", "cifar100", "evidence")),
         *(pytest.param(f"evidence/compare_{part}", marks=pytest.mark.slow) for part in ("kda", "long")),
@@ -188,7 +190,7 @@ WHOLE = [(name, data, None) for name in ("fig4", "fig5", "table3") for data in (
     ("name", "data", "methods"),
     [
         ("fig4", "digits", ("kd_aug", "strength_50", "share_50")),
-        ("fig5", "cifar100", ("sigma_0", "sigma_5")),
+        pytest.param("fig5", "cifar100", ("sigma_0", "sigma_5"), marks=pytest.mark.slow),
         ("table3", "digits", ("kd_aug", "kd_i_weak_order", "kd_i_tree")),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in WHOLE),
     ],

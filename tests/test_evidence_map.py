@@ -42,13 +42,14 @@ def test_every_teacher_and_size_is_one_comparison(comparisons, monkeypatch):
     outputs = [Path(settings.output).name for settings in comparisons]
     assert outputs == ["few-labels", "few-5", "all-labels", "all-5"] * 2
     assert [settings.seeds for settings in comparisons] == [[7]] * 4 + [[0, 3, 7]] * 4  # what is there stays
-    fits = [resolve_methods(settings) for settings in comparisons[:4]]
-    assert [next(iter(fit.values()))["trainer"]["max_epochs"] for fit in fits] == [120, 120, 27, 27]
+    epochs = [settings.common["trainer"]["max_epochs"] for settings in comparisons[:4]]
+    assert epochs == [120, 120, 27, 27]
+    fit = resolve_methods(comparisons[1])
     teacher = yaml.safe_load(Path(comparisons[1].teacher).read_text())
     exported = teacher["trainer"]["callbacks"][1]["init_args"]["path"]
     assert teacher["trainer"]["max_epochs"] == 5
-    assert fits[1]["kd_aug"]["model"]["init_args"]["teacher_checkpoint"] == exported
-    assert fits[1]["share_0.3"]["trainer"]["callbacks"][0]["init_args"]["share"] == 0.3
+    assert fit["kd_aug"]["model"]["init_args"]["teacher_checkpoint"] == exported
+    assert fit["share_0.3"]["trainer"]["callbacks"][0]["init_args"]["share"] == 0.3
 
 
 def test_the_rows_of_all_comparisons_are_collected(comparisons, monkeypatch):

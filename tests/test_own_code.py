@@ -73,6 +73,7 @@ def test_the_loop_takes_every_method_as_a_function(names):
     # Each callback that changes what is taught has its function there.
     functions = {
         "AddedTermCallback": "added term",
+        **dict.fromkeys(["AttentionCallback", "CRDCallback", "HintCallback", "RKDCallback", "SimilarityCallback"]),
         "AuthorsIsotonicCallback": None,  # the released code's choices, for reproduction
         "CutMixPickCallback": "CutMixPick",
         "DataSelectionCallback": "data selection",

@@ -178,6 +178,7 @@ def test_panel_is_a_table_of_the_run(fit_folder: Path, fit_run: Run) -> None:
     assert all(total == pytest.approx(1, abs=1e-5) for total in shares.values())
 
 
+@pytest.mark.slow
 def test_every_cell_of_a_comparison_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     logger = {"class_path": "WandbLogger", "init_args": {"project": "mine"}}

@@ -45,7 +45,7 @@ def blend_answers(
     Example:
         >>> answers = [torch.tensor([[0.0, 4.0]]), torch.tensor([[4.0, 0.0]])]
         >>> blend_answers(answers, [3.0, 1.0], temperature=2.0).div(2.0).softmax(1)
-        tensor([[0.3098, 0.6902]])
+        tensor([[0.3096, 0.6904]])
     """
     if not isinstance(logits, (list, tuple)) or not logits:
         raise InputError(f"logits: expected a list of one or more (batch, classes), got {kind_of(logits)}")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ida_lightning import InputError, LabelMix, Mixing, isotonic_soft_labels, moved_mass
+from ida_lightning import InputError, LabelMix, MixedBatch, Mixing, isotonic_soft_labels, moved_mass
 from ida_lightning.methods import CutMixPickCallback, IsotonicSoftLabelCallback, TeacherLabelCallback
 from ida_lightning.metrics import prediction_entropy
 from ida_lightning.modules import ClassificationModule, DistillationModule
@@ -217,10 +217,9 @@ def test_without_clean_rows_it_picks_from_the_mixed_ones():
 def test_nothing_waits_from_the_second_step_on(device, criterion):
     taught = Taught(TeacherLabelCallback(), CutMixPickCallback(criterion), IsotonicSoftLabelCallback(), pool=2)
     module = taught.module.to(device)
-    images, mix, *rest = taught.batch
-    batch = taught.batch._make(
-        (images.to(device), LabelMix(*(f.to(device) for f in mix)), *(f.to(device) for f in rest))
-    )
+    images, mix, index, partner, _ = taught.batch
+    mix = LabelMix(*(field.to(device) for field in mix))
+    batch = MixedBatch(images.to(device), mix, index.to(device), partner.to(device))
     module.supervise(batch)
     with never_waiting(device):
         supervision = module.supervise(batch)

@@ -149,8 +149,9 @@ def test_a_step_never_waits_for_the_accelerator(device, space, blobs):
     module.setup("fit")
     module.to(device)
     blobs.setup("fit")
-    images, mix, *rest = blobs.splits["train"].__getitems__(range(32))
-    loaded = MixedBatch(images.to(device), LabelMix(*(f.to(device) for f in mix)), *(f.to(device) for f in rest))
+    images, mix, index, partner, _ = blobs.splits["train"].__getitems__(range(32))
+    mix = LabelMix(*(field.to(device) for field in mix))
+    loaded = MixedBatch(images.to(device), mix, index.to(device), partner.to(device))
     callback = IsotonicSoftLabelCallback(space=space, share=0.99)  # drawn, and all of these rows are in it
     callback.setup(None, module, "fit")
     module.log_dict = lambda values, **options: None  # logging needs a trainer

@@ -95,14 +95,14 @@ def tries_on(values: Tensor) -> bool:
     return values.device.type in _TRIED_ON
 
 
-# A compiled graph holds the outcome: the trial itself is not traced.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _works(device: torch.device, dtype: torch.dtype, form: Form, classes: int, ranked: int) -> bool:
     key = (device, dtype, form, classes, ranked)
     if key not in _TRIALS:
         if _cannot_try(device):
             return False
-        reason = try_kernel(device, dtype, form, classes, ranked)
+        reason = torch.compiler.disable(try_kernel)(  # type: ignore[no-untyped-call]
+            device, dtype, form, classes, ranked
+        )
         name = str(dtype).removeprefix("torch.")
         _TRIALS[key] = KernelTrial(str(device), name, form, classes, ranked, reason)
         if reason is not None:
@@ -114,6 +114,11 @@ def _works(device: torch.device, dtype: torch.dtype, form: Form, classes: int, r
     return _TRIALS[key].reason is None
 
 
+# A compiled graph holds the outcome: the trial itself is not traced. This is torch.compiler.assume_constant_result,
+# which would load the whole compiler, and Triton with it, when this package is imported.
+_works._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _cannot_try(device: torch.device) -> bool:
     """Whether nothing can be computed now: values are fake, or a CUDA graph is being recorded."""
     if isinstance(torch.empty(0, device=device), FakeTensor):
@@ -121,7 +126,6 @@ def _cannot_try(device: torch.device) -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def try_kernel(device: torch.device, dtype: torch.dtype, form: Form, classes: int, ranked: int) -> str | None:
     """Launch the kernel on a few rows and compare it with ``threshold``; return why it cannot be used, or None.
 

@@ -128,8 +128,15 @@ def _names_of(argument: str) -> dict[str, str]:
 def _check_one_value(name: str, value: Any, group: Mapping[str, Any]) -> None:
     argument, field = SHORT_NAMES[name]
     default = vars(GROUPS[argument])[field]  # a class attribute is a field's default
-    if _comparable(group[field]) not in (_comparable(default), _comparable(value)):
+    if not any(_same(_comparable(group[field]), _comparable(other)) for other in (default, value)):
         raise InputError(f"{name}: expected one value, got {value!r} and, in {argument}, {group[field]!r}")
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except (ValueError, RuntimeError):  # arrays and tensors, which the group refuses by name
+        return one is other
 
 
 def _comparable(value: Any) -> Any:

@@ -292,9 +292,9 @@ def test_more_batches_than_an_epoch_go_on_with_the_next():
     "options",
     [
         ["--trainer.precision=bf16-mixed"],
-        ["--trainer.precision=bf16-true"],
+        pytest.param(["--trainer.precision=bf16-true"], marks=pytest.mark.slow),
         ["--trainer.devices=2", "--trainer.strategy=ddp"],
-        ["--model.temperature=1"],
+        pytest.param(["--model.temperature=1"], marks=pytest.mark.slow),
         ["--data.mixing.kind=none"],
         ["--data.mixing.kind=mosaic"],
         ["--model.compile_args={backend: inductor}"],

@@ -64,6 +64,7 @@ def test_results_are_those_without_sharing(files):
     assert not Path("together/teacher_outputs").exists(), "the space is freed"
 
 
+@pytest.mark.slow
 def test_results_side_by_side_are_those_without_sharing(files):
     methods = {"kd_aug": {}, "control": METHODS["control"]}
     main(files(methods=methods, seeds=[0], share_teacher=False, output="apart"))

@@ -131,6 +131,7 @@ def test_sigterm_ends_a_comparison_with_143():
     assert not Path("out/cells/kd/seed_0/cell.json").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_is_said_to_be_ended_by_its_signal(capfd):
     with pytest.raises(SystemExit) as stop:
         main(comparison("Terminated", jobs=2))

@@ -130,6 +130,7 @@ def test_validation_chooses_and_test_figures_do_not(comparison):
     assert (choice.trial, choice.failed) == (tied, 1), "a setting that fails is none"
 
 
+@pytest.mark.slow
 def test_a_budget_is_drawn_alike_for_the_same_grid(comparison):
     own = {"TruthBlendCallback.share": [0.1, 0.3, 0.6], WEIGHT: [0.5, 2, 4]}
     student = {**LABELS, "tune": {WEIGHT: None, RATE: [0.01, 0.1]}}

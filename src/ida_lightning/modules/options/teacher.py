@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -105,7 +105,7 @@ class TeacherBlend:
             one_of("teacher_blend.trust", self.trust, ("violation",))
         if self.weights is None:
             return
-        numbers = isinstance(self.weights, Sequence) and all(
+        numbers = isinstance(self.weights, (list, tuple)) and all(
             isinstance(weight, (int, float)) and not isinstance(weight, bool) for weight in self.weights
         )
         if not numbers or not all(0 <= weight < math.inf for weight in self.weights) or not sum(self.weights) > 0:
@@ -262,7 +262,7 @@ def _group(name: str, value: Any, kind: type[_Group], *needed: str) -> _Group | 
 
 
 def _check_choice(classes: Any) -> None:
-    if classes is None or classes == "by_name":
+    if classes is None or (isinstance(classes, str) and classes == "by_name"):
         return
     listed = isinstance(classes, (list, tuple)) and bool(classes)
     kinds = {type(entry) for entry in classes} if listed else set()
