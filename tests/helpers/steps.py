@@ -10,6 +10,7 @@ from ida_lightning import (
     MixedBatch,
     Supervision,
 )
+from ida_lightning.mixing import PlainImages
 from ida_lightning.modules import DistillationModule
 from tests.helpers.networks import TinyNet
 from tests.helpers.trainers import OneProcess
@@ -55,9 +56,10 @@ def corrected_by(callback, logits, mix, index=None):
 class Step:
     """One training step of a module with callbacks, without a trainer."""
 
-    def __init__(self, *callbacks, rows=12):
+    def __init__(self, *callbacks, rows=12, teachers=1, **options):
         torch.manual_seed(0)
-        self.module = DistillationModule(TinyNet(), TinyNet().eval(), 4, 1, 8, temperature=T)
+        teacher = TinyNet() if teachers == 1 else [TinyNet() for _ in range(teachers)]
+        self.module = DistillationModule(teacher, TinyNet().eval(), 4, 1, 8, temperature=T, **options)
         self.module.setup("fit")
         self.module.log_dict = lambda values, **options: None
         for callback in callbacks:
@@ -66,9 +68,12 @@ class Step:
         labels[1, :3] = labels[0, :3]
         self.mix = LabelMix.pair(*labels, torch.rand(rows)).canonical()
         index = torch.arange(rows)
-        self.supervision = self.module.supervise(
-            MixedBatch(torch.randn(rows, 1, 8, 8), self.mix, index, index[:, None])
-        )
+        batch = MixedBatch(torch.randn(rows, 1, 8, 8), self.mix, index, index[:, None])
+        if options.get("teacher_view", "mixed").startswith("plain"):
+            clean = MixedBatch(torch.randn(rows, 1, 8, 8), LabelMix.unmixed(labels[0]), index, index[:, None])
+            two = torch.stack((index, index.roll(1)), 1)
+            batch = batch._replace(plain=(PlainImages(clean, two, torch.full((rows, 2), 0.5)),))
+        self.supervision = self.module.supervise(batch)
         self.raw = (self.supervision.teacher_logits / T).softmax(1)
         self.logits = self.module.student(self.supervision.inputs)
         self.parts = self.module.loss_parts(self.logits, self.supervision)

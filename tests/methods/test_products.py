@@ -3,14 +3,7 @@
 import pytest
 import torch
 
-from ida_lightning import (
-    DistillationModule,
-    LabelMix,
-    MixedBatch,
-    TeacherBlend,
-    blend_with_truth,
-    isotonic_soft_labels,
-)
+from ida_lightning import TeacherBlend, blend_with_truth, isotonic_soft_labels
 from ida_lightning.methods import (
     AddedTermCallback,
     AuthorsIsotonicCallback,
@@ -24,7 +17,6 @@ from ida_lightning.methods import (
     ValueExchangeCallback,
 )
 from tests.helpers.losses import LOSSES
-from tests.helpers.networks import TinyNet
 from tests.helpers.steps import Step
 
 METHODS = {
@@ -49,34 +41,28 @@ METHODS = {
 }
 
 
+TEACHERS = {
+    "one": {},
+    "two, probabilities": {"teachers": 2, "teacher_blend": TeacherBlend(weights=[2, 1])},
+    "two, logits": {"teachers": 2, "teacher_blend": TeacherBlend(average="logits", trust="violation")},
+    "two, corrected before": {"teachers": 2, "teacher_blend": TeacherBlend(correct="before")},
+    "plain": {"teacher_view": "plain"},
+    "plain logits, two": {"teacher_view": "plain_logits", "teachers": 2},
+    "mirrored": {"teacher_view": "mirrored"},
+}
+
+
 @pytest.mark.parametrize("methods", METHODS.values(), ids=METHODS)
-def test_any_loss_goes_with_any_method(methods):
-    step = Step(*methods)
-    for name, loss in LOSSES.items():
-        step.module.distillation = loss
-        parts = step.module.loss_parts(step.logits, step.supervision)
-        gradient = step.gradient_of(sum(parts.values()))
-        assert all(torch.isfinite(part) for part in parts.values()), name
-        assert torch.isfinite(gradient).all(), name
-        assert gradient.abs().sum() > 0, name
-
-
-@pytest.mark.parametrize(
-    "blend", [TeacherBlend(weights=[2, 1]), TeacherBlend(average="logits", trust="violation")], ids=["mean", "trust"]
-)
-def test_any_loss_goes_with_several_teachers(blend):
-    teachers = [TinyNet().eval(), TinyNet().eval()]
-    module = DistillationModule(teachers, TinyNet().eval(), 4, 1, 8, teacher_blend=blend)
-    module.setup("fit")
-    module.register_supervision_hook(lambda s: s._replace(soft_labels=isotonic_soft_labels(s.soft_labels, s.label_mix)))
-    index, labels = torch.arange(12), torch.randint(4, (2, 12))
-    mix = LabelMix.pair(*labels, torch.rand(12)).canonical()
-    supervision = module.supervise(MixedBatch(torch.randn(12, 1, 8, 8), mix, index, index[:, None]))
-    for name, loss in LOSSES.items():
-        module.distillation = loss
-        total = sum(module.loss_parts(module.student(supervision.inputs), supervision).values())
-        gradients = torch.autograd.grad(total, list(module.student.parameters()))
-        assert all(torch.isfinite(gradient).all() for gradient in gradients), name
+def test_any_loss_goes_with_any_method_and_any_teacher(methods):
+    for teacher, options in TEACHERS.items():
+        step = Step(*methods, **options)
+        for name, loss in LOSSES.items():
+            step.module.distillation = loss
+            parts = step.module.loss_parts(step.logits, step.supervision)
+            gradient = step.gradient_of(sum(parts.values()))
+            assert all(torch.isfinite(part) for part in parts.values()), (teacher, name)
+            assert torch.isfinite(gradient).all(), (teacher, name)
+            assert gradient.abs().sum() > 0, (teacher, name)
 
 
 def test_methods_act_in_the_order_of_the_list():
