@@ -122,7 +122,7 @@ def test_every_method_of_a_shipped_comparison_is_a_fit_config():
 @pytest.mark.parametrize(
     "name",
     [
-        "cifar100/compare_kda",
+        pytest.param("cifar100/compare_kda", marks=pytest.mark.slow),
         *(pytest.param(f"{data}/compare", marks=pytest.mark.slow) for data in ("digits", "evidence")),
         pytest.param("cifar100/compare", marks=pytest.mark.slow),
         *(pytest.param(f"{data}/compare_lr_ds", marks=pytest.mark.slow) for data in ("digits", "cifar100", "evidence")),
@@ -194,7 +194,7 @@ WHOLE = [(name, data, None) for name in ("fig4", "fig5", "table3") for data in (
     [
         ("fig4", "digits", ("kd_aug", "strength_50", "share_50")),
         pytest.param("fig5", "cifar100", ("sigma_0", "sigma_5"), marks=pytest.mark.slow),
-        ("table3", "digits", ("kd_aug", "kd_i_weak_order", "kd_i_tree")),
+        pytest.param("table3", "digits", ("kd_aug", "kd_i_weak_order", "kd_i_tree"), marks=pytest.mark.slow),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in WHOLE),
     ],
 )
@@ -229,7 +229,7 @@ def test_comparisons_of_the_paper_run(name, data, methods, tmp_path, monkeypatch
         assert rows["sigma_0"]["order_penalty"] == ""
 
 
-@pytest.mark.parametrize("data", ["digits", "cifar100"])
+@pytest.mark.parametrize("data", ["digits", pytest.param("cifar100", marks=pytest.mark.slow)])
 def test_the_audit_of_the_paper_runs(data, tmp_path, monkeypatch):
     changes = smaller(data, tmp_path, monkeypatch)
     more = [f"--{key}={value}" for key, value in changes.items()]

@@ -246,6 +246,7 @@ def script(folder, **options):
         return subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
 
 
+@pytest.mark.slow
 def test_resumed_by_a_fresh_interpreter(runs, straight):
     run = runs()
     run.start(hold=7, every=2)

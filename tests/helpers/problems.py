@@ -3,6 +3,7 @@
 from typing import get_args
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 from scipy.optimize import isotonic_regression, minimize
@@ -11,6 +12,8 @@ from ida_lightning import LabelMix
 from ida_lightning.isotonic import Solver
 
 SOLVERS = [solver for solver in get_args(Solver) if solver != "auto"]
+# Triton's interpreter takes seconds for what the others do at once; what only the kernel has is in test_triton.py.
+QUICK_SOLVERS = [pytest.param(s, marks=pytest.mark.slow) if s == "triton" else s for s in SOLVERS]
 
 
 def reference_scipy(row, hard):

@@ -16,7 +16,15 @@ import ida_lightning.metrics.order as order_module
 from ida_lightning import InputError, LabelMix, isotonic_soft_labels, violated_rows
 from ida_lightning.isotonic import isotonic_vjp
 from tests.helpers.devices import DEVICES, never_waiting
-from tests.helpers.problems import SOLVERS, exact_as, problems, random_rows, reference_optimiser, reference_scipy
+from tests.helpers.problems import (
+    QUICK_SOLVERS,
+    SOLVERS,
+    exact_as,
+    problems,
+    random_rows,
+    reference_optimiser,
+    reference_scipy,
+)
 
 
 def brute_force(row, hard):
@@ -90,7 +98,7 @@ def test_optimality_conditions_hold_block_by_block(solver, problem):
         np.testing.assert_allclose(raised[ends], 0, atol=2e-6)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", QUICK_SOLVERS)
 @given(problem=problems(), dtype=st.sampled_from([torch.float32, torch.float64]))
 @settings(max_examples=40)
 def test_result_is_ordered_bounded_and_idempotent(solver, problem, dtype):
@@ -115,7 +123,7 @@ def test_ordered_rows_come_back_bit_for_bit(solver, problem, dtype):
     assert torch.equal(isotonic_soft_labels(values, mix, solver)[right], values[right])
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", QUICK_SOLVERS)
 @given(problem=problems(), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=40)
 def test_commutes_with_renaming_classes_shifting_and_scaling(solver, problem, seed):
@@ -131,7 +139,7 @@ def test_commutes_with_renaming_classes_shifting_and_scaling(solver, problem, se
     torch.testing.assert_close(isotonic_soft_labels(3 * values + 2, mix, solver), 3 * solved + 2, **close)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", QUICK_SOLVERS)
 @given(problem=problems(), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=40)
 def test_is_non_expansive_and_no_ordered_row_is_nearer(solver, problem, seed):

@@ -161,6 +161,7 @@ def test_a_changed_config_or_teacher_says_so_and_runs_again(files, fits, capsys)
     assert "control, seed 3: runs again, its config has changed: the teacher's weights" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_methods_share_initial_weights_shuffling_and_draws(files):
     Watch.seen, FirstStep.weights = [], []
     both = ["Watch", "FirstStep"]
@@ -245,6 +246,7 @@ def test_side_by_side_gives_what_one_after_the_other_gives(files, capfd):
     assert Path("out/cells/kd_aug/seed_0/log.txt").is_file()
 
 
+@pytest.mark.slow
 def test_runs_end_with_the_comparison_however_it_is_ended(files):
     main(files(methods={"kd_aug": {}}, seeds=[0]))  # the teacher
     arguments = files(methods={"waiting": with_callbacks("Wait"), "kd_aug": {}}, seeds=[1], jobs=2)

@@ -51,6 +51,7 @@ def comparison():
     return write
 
 
+@pytest.mark.slow
 def test_a_stopped_tuned_comparison_goes_on(comparison, monkeypatch, capsys):
     twice = {"trainer": {"callbacks": ["TeacherLabelCallback"]}, "data": {"init_args": {"pool": 1}}}
     methods = {"kd": {}, "twin": {}, "twice": twice}
@@ -212,6 +213,7 @@ def test_data_without_a_validation_split_cannot_choose(comparison, monkeypatch, 
     assert "tune: expected a validation split to choose on, methods.kd has none" in complaint_of(comparison(), capsys)
 
 
+@pytest.mark.slow
 def test_the_shipped_tuned_comparison_has_equal_budgets(monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
     settings = read_settings(["configs/evidence/compare_tuned.yaml"])
