@@ -117,7 +117,7 @@ def trust_by_order(logits: Sequence[Tensor], label_mix: LabelMix, temperature: f
     for number, answer in enumerate(logits):
         float_matrix(f"logits[{number}]", answer)
         check_label_mix(label_mix, answer, f"logits[{number}]")
-        soft = _finite(answer).div(temperature).softmax(1)
+        soft = finite_or_zero(answer).div(temperature).softmax(1)
         weights.append(1 - moved_mass(soft, isotonic_soft_labels(soft, label_mix)).to(answer.dtype))
     return torch.stack(weights).clamp_min(torch.finfo(torch.float32).tiny)
 
@@ -141,7 +141,7 @@ def in_order(logits: Tensor, label_mix: LabelMix, temperature: float = 4.5) -> T
     float_matrix("logits", logits)
     check_label_mix(label_mix, logits, "logits")
     positive("temperature", temperature)
-    soft = _finite(logits).div(temperature).softmax(1)
+    soft = finite_or_zero(logits).div(temperature).softmax(1)
     corrected = isotonic_soft_labels(soft, label_mix)
     moved = (corrected != soft).any(1, keepdim=True) & torch.isfinite(logits).all(1, keepdim=True)
     lowest = torch.finfo(corrected.dtype).tiny
@@ -174,6 +174,6 @@ def blend_plain(
     return _average(logits[plain.rows.T], plain.weight.T.to(logits), temperature, average)
 
 
-def _finite(logits: Tensor) -> Tensor:
+def finite_or_zero(logits: Tensor) -> Tensor:
     """Return logits with rows that are NaN or infinite made 0, which no solver would take."""
     return torch.where(torch.isfinite(logits).all(1, keepdim=True), logits, 0)

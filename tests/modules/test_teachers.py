@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import save_file
 from torch import nn
@@ -127,6 +128,23 @@ def test_figures_of_every_teacher_are_logged(tmp_path):
         )
     assert {"teacher/val_acc", "train/violation_rate"} <= logged
     assert 0 < float(module.trainer.callback_metrics["train/TinyNet/violation_rate"]) < 1
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_an_interrupted_epoch_logs_the_means_of_a_whole_one(tmp_path):
+    def rate(**options):
+        torch.manual_seed(1)
+        module = DistillationModule(networks(), TinyNet(), 4, 1, 8, teacher_blend=TeacherBlend(trust="violation"))
+        run = trainer(tmp_path, max_epochs=1, **{key: options[key] for key in options if key != "ckpt_path"})
+        run.fit(module, data(), ckpt_path=options.get("ckpt_path"), weights_only=True)
+        values = run.callback_metrics
+        return {name: float(values[name]) for name in values if name.startswith("train/") and "TinyNet" in name}
+
+    whole, kept = rate(), ModelCheckpoint(tmp_path / "kept", every_n_train_steps=2, save_top_k=-1)
+    rate(max_steps=2, callbacks=[kept], enable_checkpointing=True)
+    (path,) = (tmp_path / "kept").glob("*.ckpt")
+    assert whole.keys() == {"train/TinyNet/violation_rate", "train/TinyNet/trust"}
+    assert rate(ckpt_path=path) == pytest.approx(whole, rel=1e-6)
 
 
 def test_audit_and_comparison_take_several_for_one(tmp_path, capsys):

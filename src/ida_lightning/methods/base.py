@@ -13,12 +13,12 @@ from torch.utils.hooks import RemovableHandle
 
 from ida_lightning.errors import InputError
 from ida_lightning.label_mix import LabelMix
-from ida_lightning.methods.row_means import RowMeans
 from ida_lightning.metrics import moved_mass, violated_rows
+from ida_lightning.modules.row_means import MeasuringCallback, RowMeans
 from ida_lightning.supervision import Supervision
 
 
-class Method(L.Callback, ABC):
+class Method(MeasuringCallback, ABC):
     """Takes part in the training step of a module while it fits, and logs means over the rows of every epoch.
 
     Derive from :class:`SupervisionMethod` or :class:`LossMethod`. Two methods of one class may stand in one list if
@@ -51,7 +51,6 @@ class Method(L.Callback, ABC):
 
     _name: str | None
     _handles: list[RemovableHandle]
-    _means: RowMeans
     _methods: list[Method]
 
     def __init__(self, name: str | None = None) -> None:
@@ -68,6 +67,11 @@ class Method(L.Callback, ABC):
     def log_prefix(self) -> str:
         """What the keys that are logged begin with, after ``train/``."""
         return self.prefix if self._name is None and self.prefix is not None else f"{self.name}/"
+
+    @property
+    def means_key(self) -> str:
+        """Where a checkpoint has the sums."""
+        return f"{self.name}_means"
 
     def __str__(self) -> str:
         return type(self).__name__ if self._name is None else f"{type(self).__name__} {self._name!r}"
@@ -138,27 +142,6 @@ class Method(L.Callback, ABC):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Remove what was registered from a fit that crashed or was interrupted."""
         self.teardown(trainer, pl_module, "fit")
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Begin an epoch's means; a run resumed from a checkpoint of an epoch's last step never saw that epoch end."""
-        _, batch_idx = args
-        if batch_idx == 0:
-            self._means.reset()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the means over the epoch's rows."""
-        means = {f"train/{self.log_prefix}{name}": value for name, value in self._means.pop(trainer).items()}
-        if means and not (trainer is not None and trainer.barebones):
-            pl_module.log_dict(means, sync_dist=True)  # equal everywhere already; Lightning wants to hear it
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of an epoch that is not over."""
-        checkpoint[f"{self.name}_means"] = self._means.state(trainer)
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on with the sums of the checkpoint."""
-        if state := checkpoint.get(f"{self.name}_means"):
-            self._means.restore(state, trainer, trainer.strategy.root_device)
 
     def _check_keys(self, rows: Mapping[str, Tensor]) -> None:
         keys = {f"{self.log_prefix}{key}" for key in rows}

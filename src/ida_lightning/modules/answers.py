@@ -6,21 +6,19 @@ import json
 from collections.abc import Callable, Mapping
 from copy import copy
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from ida_lightning.data_facts import facts_from, facts_of
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing, writable_folder
 from ida_lightning.lightning_internals import attached_datamodule, epoch_in_progress, searches_learning_rate
-from ida_lightning.metrics import violated_rows
 from ida_lightning.mixing import MixedBatch
-from ida_lightning.modules.asking import AskedTeacher, looks_at_plain, unknown_rows
+from ida_lightning.modules.asking import AskedTeacher, AsksTeacher, looks_at_plain, unknown_rows
 from ida_lightning.modules.options import Teacher, TeacherOutputs
+from ida_lightning.modules.row_means import MeasuringCallback, RowMeans
 from ida_lightning.modules.teacher import FrozenTeacher
 from ida_lightning.modules.teachers import FrozenTeachers
 from ida_lightning.teacher_outputs import Answers, Encoding, OutputStore, Place
@@ -28,17 +26,11 @@ from ida_lightning.teacher_outputs import Answers, Encoding, OutputStore, Place
 _VALIDATION = "validation.json"
 
 
-@runtime_checkable
-class AsksTeacher(Protocol):
-    """A callback that may need the teacher itself, not only its logits of the training batches."""
-
-    needs_teacher: bool
-
-
-class TeacherAnswers(L.Callback):
+class TeacherAnswers(MeasuringCallback):
     """Answers the batches of a fit in the place of the teachers, each of which has a folder of its own.
 
-    A callback, so that what is open is closed however a fit ends. Copies of a module share it.
+    A callback, so that what is open is closed however a fit ends. Copies of a module share it. Of each of several
+    teachers it logs ``train/<name>/violation_rate`` and, where trust decides, ``train/<name>/trust``.
 
     Args:
         teacher: that is asked, or several.
@@ -50,7 +42,6 @@ class TeacherAnswers(L.Callback):
         options: where answers are stored; None asks the teacher about everything.
         asked: the teachers.
         names: of several teachers, which name their folders and what is logged of them.
-        rows: what to log of every one of several teachers on the rows of the last batch, by name.
         of_members: validation accuracy and NLL of every one of several teachers, once known.
     """
 
@@ -61,7 +52,7 @@ class TeacherAnswers(L.Callback):
         self.temperature = temperature
         self.asked = [AskedTeacher(member, options.view, temperature) for member in teacher.members]
         self.names = options.names()
-        self.rows: dict[str, Tensor] = {}
+        self._means = RowMeans()
         self.of_members: dict[str, tuple[float, float]] = {}
         self._run: L.Trainer | None = None
 
@@ -174,14 +165,15 @@ class TeacherAnswers(L.Callback):
             return answers[0]
         logits = [answer.logits for answer in answers]
         blended, trust = self.teacher.blend(logits, batch.label_mix)
-        self.rows = {}
-        for number, (name, answer) in enumerate(zip(self.names, logits, strict=True)):
-            soft = torch.where(torch.isfinite(answer).all(1, keepdim=True), answer, 0).div(self.temperature).softmax(1)
-            self.rows[f"{name}/violation_rate"] = violated_rows(soft, batch.label_mix).float()
-            if trust is not None:
-                self.rows[f"{name}/trust"] = trust[number]
+        if batch_idx is not None:
+            self._means.add(self.teacher.rows_of_each(logits, trust, batch.label_mix))
         partly = any(answer.kept_from is not None for answer in answers)
         return Answers(blended, unknown_rows(blended) if partly else None)
+
+    @property
+    def means_key(self) -> str:
+        """Where a checkpoint has the sums."""
+        return "teachers_means"
 
     def _place(self, batch_idx: int) -> Place | None:
         """Return where the answers to a training batch are stored, if they are."""
@@ -253,7 +245,8 @@ class TeacherAnswers(L.Callback):
                 store.check()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Finish the epoch's files."""
+        """Log the means over the epoch's rows, and finish its files."""
+        super().on_train_epoch_end(trainer, pl_module)
         for store in filter(None, self._stores):
             store.finish_epoch()
 
@@ -289,7 +282,7 @@ class TeacherAnswers(L.Callback):
         asked = [copy(one) for one in self.asked]
         for one in asked:
             one.store = None
-        return {**vars(self), "asked": asked, "rows": {}, "_run": None}
+        return {**vars(self), "asked": asked, "_means": RowMeans(), "_run": None}
 
 
 def _asks_teacher(trainer: L.Trainer | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ from ida_lightning.modules.teacher import FrozenTeacher
 from ida_lightning.teacher_outputs import Answers, Encoding, OutputStore, Place, check_manifest, recorded_fact
 
 _PLAIN: tuple[View, ...] = ("plain", "plain_logits")
+
+
+@runtime_checkable
+class AsksTeacher(Protocol):
+    """A callback that may need the teacher itself, not only its logits of the training batches."""
+
+    needs_teacher: bool
 
 
 def looks_at_plain(view: View) -> bool:

@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 
 from ida_lightning.data_facts import INTERPOLATION, facts_of
 from ida_lightning.models import Description
+from ida_lightning.modules.asking import AsksTeacher
 
 _PACKAGES = ("ida-lightning", "lightning", "timm", "torch")
 
@@ -56,7 +57,7 @@ def methods_of(trainer: L.Trainer, config: str | None) -> list[dict[str, Any]]:
     methods = [
         type(callback)
         for callback in trainer.callbacks  # type: ignore[attr-defined]
-        if hasattr(callback, "needs_teacher") and not type(callback).__module__.startswith("ida_lightning.callbacks")
+        if isinstance(callback, AsksTeacher) and not type(callback).__module__.startswith("ida_lightning.callbacks")
     ]
     written = [] if config is None else (yaml.safe_load(config).get("trainer") or {}).get("callbacks") or []
     rest = [entry for entry in (written if isinstance(written, list) else [written]) if isinstance(entry, dict)]

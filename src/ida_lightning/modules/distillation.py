@@ -161,8 +161,9 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         return [*super().trained_parameters(), *self.method_networks.parameters()]
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Add what stores and replays the teacher's answers, or asks for other images than the student's."""
-        needed = self.answers.options is not None or looks_at_plain(self.answers.view)
+        """Add what stores and replays the teacher's answers, asks for other images, or measures several teachers."""
+        several = len(self.teacher.members) > 1
+        needed = several or self.answers.options is not None or looks_at_plain(self.answers.view)
         return [*super().configure_callbacks(), *([self.answers] if needed else [])]
 
     def supervise(self, batch: MixedBatch, batch_idx: int | None = None) -> Supervision:
@@ -196,9 +197,6 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         if self.logs_loss():
             self.log("train/loss", loss, prog_bar=True)
             self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()})
-        if self.answers.rows and not self.trainer.barebones:
-            means = {f"train/{name}": rows.mean() for name, rows in self.answers.rows.items()}
-            self.log_dict(means, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.inputs))
         return loss
 
     def on_train_start(self) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ida_lightning.blending import blend_answers, in_order, trust_by_order
+from ida_lightning.blending import blend_answers, finite_or_zero, in_order, trust_by_order
 from ida_lightning.errors import InputError
 from ida_lightning.files import joint_digest
 from ida_lightning.label_mix import LabelMix
+from ida_lightning.metrics import violated_rows
 from ida_lightning.models import ImageInput
 from ida_lightning.modules.options import Teacher, TeacherBlend
 from ida_lightning.modules.teacher import FrozenTeacher
@@ -87,6 +88,22 @@ class FrozenTeachers:
         if self.options.correct == "before":
             answers = [in_order(answer, mix, self.temperature) for answer in answers]
         return self._blended(answers, weights), weights
+
+    def rows_of_each(self, answers: Sequence[Tensor], trust: Tensor | None, mix: LabelMix) -> dict[str, Tensor]:
+        """Return what is logged of every teacher, by name, ``(batch,)``: whether it breaks the order, and its trust.
+
+        Args:
+            answers: ``(batch, classes)`` of every teacher.
+            trust: ``(teachers, batch)``, where trust decides.
+            mix: the labels of the rows.
+        """
+        rows = {}
+        for number, (name, answer) in enumerate(zip(self.names, answers, strict=True)):
+            soft = finite_or_zero(answer).div(self.temperature).softmax(1)
+            rows[f"{name}/violation_rate"] = violated_rows(soft, mix)
+            if trust is not None:
+                rows[f"{name}/trust"] = trust[number]
+        return rows
 
     def _blended(self, answers: list[Tensor], trust: Tensor | None = None) -> Tensor:
         weights: Any = self.options.weights

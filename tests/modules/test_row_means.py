@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ida_lightning.methods.row_means import RowMeans
+from ida_lightning.modules.row_means import RowMeans
 from tests.helpers.devices import DEVICES, never_waiting
 from tests.helpers.trainers import OneProcess
 

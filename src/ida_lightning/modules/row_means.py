@@ -59,3 +59,44 @@ class RowMeans:
         if state["sums"]:
             kind = torch.float32 if device.type == "mps" else torch.float64
             self._sums = torch.tensor(state["sums"], dtype=kind, device=device) * trainer.is_global_zero
+
+
+class MeasuringCallback(L.Callback):
+    """Logs means over the rows of every epoch, whole also where a run was interrupted: a base.
+
+    A subclass adds to ``_means`` on every training batch.
+    """
+
+    _means: RowMeans
+
+    @property
+    def log_prefix(self) -> str:
+        """What the keys that are logged begin with, after ``train/``."""
+        return ""
+
+    @property
+    def means_key(self) -> str:
+        """Where a checkpoint has the sums."""
+        raise NotImplementedError
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Begin an epoch's means; a run resumed from a checkpoint of an epoch's last step never saw that epoch end."""
+        _, batch_idx = args
+        if batch_idx == 0:
+            self._means.reset()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the means over the epoch's rows."""
+        means = {f"train/{self.log_prefix}{name}": value for name, value in self._means.pop(trainer).items()}
+        if means and not (trainer is not None and trainer.barebones):
+            pl_module.log_dict(means, sync_dist=True)  # equal everywhere already; Lightning wants to hear it
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums of an epoch that is not over."""
+        if self._means.names:
+            checkpoint[self.means_key] = self._means.state(trainer)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with the sums of the checkpoint."""
+        if state := checkpoint.get(self.means_key):
+            self._means.restore(state, trainer, trainer.strategy.root_device)
