@@ -113,3 +113,15 @@ def test_compiled_code_holds_the_outcome():
     compiled = torch.compile(lambda v, m: isotonic_soft_labels(v, m, validate=False), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(values, mix), isotonic_soft_labels(values, mix, "threshold"))
     assert [trial.reason for trial in ida_lightning.kernel_trials()] == [None]
+
+
+def test_a_graph_that_is_compiled_first_does_not_trace_the_trial(monkeypatch):
+    tried = []
+    monkeypatch.setattr(choice, "_cannot_try", lambda device: False)
+    monkeypatch.setattr(choice, "try_kernel", lambda *kind: tried.append(kind) or "not here")
+    values, mix = random_rows(4, 13)
+    compiled = torch.compile(lambda v, m: isotonic_soft_labels(v, m, validate=False), backend="eager", fullgraph=True)
+    with pytest.warns(UserWarning, match="not here"):
+        torch.testing.assert_close(compiled(values, mix), isotonic_soft_labels(values, mix, "threshold"))
+    compiled(values, mix)
+    assert tried == [(values.device, values.dtype, "plain", 13, 2)]
