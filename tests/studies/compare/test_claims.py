@@ -68,6 +68,18 @@ def test_a_cell_in_another_process_is_waited_for(files, capsys, monkeypatch):
     assert "output: expected an output of one run, got out, which is written by" in complaint
 
 
+def test_a_cell_that_is_missing_in_the_end_is_no_success(files, capsys, monkeypatch):
+    """As when another process, with another config, has overwritten it."""
+    monkeypatch.setattr("ida_lightning.studies.compare.command.run_cells", lambda cells, settings: {})
+    monkeypatch.setattr("ida_lightning.studies.compare.command._require_teachers", lambda *arguments: None)
+    arguments = files(methods=KD, seeds=[0])
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 1
+    assert "Not finished: 2 of 2 cells." in capsys.readouterr().out
+    main([*arguments, "--summarise"])
+
+
 def _life(arguments, number):
     """A process of the comparison as srun starts it, with what it prints in a file."""
     task = {"NTASKS": 4, "PROCID": number, "LOCALID": number, "NODEID": 0, "JOB_ID": 1, "JOB_NAME": "compare"}
