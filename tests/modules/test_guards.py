@@ -1,5 +1,7 @@
 """What a subclass must give, and what it cannot lose."""
 
+from functools import partial
+
 import lightning as L
 import numpy as np
 import pytest
@@ -220,7 +222,8 @@ def test_a_misspelt_monitor_is_refused_before_training(kind, tmp_path):
     if kind == "schedule":
         more = {"lr_scheduler": reduce_on_plateau, "lr_monitor": misspelt}
     else:
-        callbacks = [EarlyStopping(misspelt) if kind == "stopping" else ModelCheckpoint(tmp_path, monitor=misspelt)]
+        make = EarlyStopping if kind == "stopping" else partial(ModelCheckpoint, tmp_path)
+        callbacks = [make(monitor=misspelt), make(monitor="model/val_nll")]  # also before one that is right
     module = ClassificationModule(TinyNet(4), 4, in_channels=1, **more)
     run = trainer(
         tmp_path, max_epochs=1, callbacks=callbacks, enable_checkpointing=bool(callbacks), num_sanity_val_steps=1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -103,31 +103,30 @@ class StepGuard(L.Callback):
     on_predict_epoch_end = on_test_epoch_end  # type: ignore[assignment]
 
 
-def _monitors(trainer: L.Trainer) -> dict[str, str | None]:
-    """Return the metrics that a fit goes by, by who does."""
-    schedules = {
-        f"{type(config.scheduler).__name__}.monitor": config.monitor for config in trainer.lr_scheduler_configs
-    }
+def _monitors(trainer: L.Trainer) -> list[tuple[str, str | None]]:
+    """Return who goes by which metric in a fit."""
+    schedules = [(config.scheduler, config.monitor) for config in trainer.lr_scheduler_configs]
     callbacks = [c for c in trainer.callbacks if isinstance(c, (ModelCheckpoint, EarlyStopping))]  # type: ignore[attr-defined]
-    return {**schedules, **{f"{type(callback).__name__}.monitor": callback.monitor for callback in callbacks}}
+    owners = [*schedules, *((callback, callback.monitor) for callback in callbacks)]
+    return [(f"{type(owner).__name__}.monitor", monitor) for owner, monitor in owners]
 
 
-def check_monitors(monitors: Mapping[str, str | None], known: Collection[str]) -> None:
+def check_monitors(monitors: Iterable[tuple[str, str | None]], known: Collection[str]) -> None:
     """Refuse monitors that are almost metrics of validation: they would fail when the first epoch is over.
 
     Others may be metrics that somebody else logs later.
 
     Args:
-        monitors: names of metrics by who goes by them.
+        monitors: who goes by a metric, and its name.
         known: what validation logs.
 
     Example:
-        >>> check_monitors({"EarlyStopping.monitor": "val_acc"}, ["student/val_acc", "student/val_nll"])
+        >>> check_monitors([("EarlyStopping.monitor", "val_acc")], ["student/val_acc", "student/val_nll"])
         Traceback (most recent call last):
         ...
         ida_lightning.errors.InputError: EarlyStopping.monitor: expected a metric such as student/val_acc, got 'val_acc'
     """
-    for owner, monitor in monitors.items():
+    for owner, monitor in monitors:
         if monitor is None or monitor in known:
             continue
         near = difflib.get_close_matches(monitor, known, n=1, cutoff=0.8)
