@@ -13,9 +13,10 @@ from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.cli import Parser, refusing_trainers
 from ida_lightning.data import ImagesDataModule
 from ida_lightning.errors import InputError, at_least
-from ida_lightning.models import ImageInput, load_network
+from ida_lightning.models import load_network
 from ida_lightning.modules import ClassificationModule
 from ida_lightning.studies.console import print_line
+from ida_lightning.studies.network_file import add_network_arguments, image_input_of
 
 
 def is_from_weights(args: Sequence[str]) -> bool:
@@ -41,13 +42,12 @@ def predict_images(args: Sequence[str]) -> None:
     except InputError as error:
         raise InputError(re.sub(r"^path:", "weights:", str(error))) from error
     said = loaded.description
-    seen = options["image_input"] or said.image_input
+    seen = image_input_of(options, said.image_input)
     if seen is None:
         raise InputError(
             f"weights: expected a file that says which images its network has seen, {options['weights']} does not; "
             "give image_input: '[[mean, ...], [std, ...], size]'"
         )
-    seen = ImageInput(tuple(seen[0]), tuple(seen[1]), int(seen[2]))
     count = said.num_classes or len(said.class_names or ())
     names = said.class_names or [str(number) for number in range(count)]
     data = ImagesDataModule(
@@ -83,12 +83,5 @@ def read_options(args: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--num_workers", type=int, default=0, help="loader processes")
     parser.add_argument("--accelerator", type=str, default="auto", help="cpu, gpu, ...")
-    parser.add_argument("--network", type=str | None, default=None, help="its name, for a file that does not say")
-    parser.add_argument("--network_args", type=dict[str, Any] | None, default=None, help="such as '{stem: small}'")
-    parser.add_argument(
-        "--image_input",
-        type=tuple[list[float], list[float], int] | None,
-        default=None,
-        help="'[[mean, ...], [std, ...], size]', for a file that does not say",
-    )
+    add_network_arguments(parser)
     return dict(parser.parse_args(list(args)).as_dict())

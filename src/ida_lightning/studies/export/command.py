@@ -18,6 +18,7 @@ from ida_lightning.studies.console import print_line, quiet
 from ida_lightning.studies.export.formats import FORMATS, Network, require_packages
 from ida_lightning.studies.export.parity import Parity, as_report, compare_answers
 from ida_lightning.studies.export.source import Source, pictures_for, read_run, read_source
+from ida_lightning.studies.network_file import add_network_arguments
 from ida_lightning.studies.tables import render
 
 _PACKAGES = ("ida-lightning", "torch", "timm", "onnx", "onnxscript", "onnxruntime")
@@ -121,12 +122,5 @@ def read_options(args: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--tolerance", type=float, default=1e-3, help="the largest difference of a logit that passes")
     parser.add_argument("--images", type=int, default=256, help="how many images check the export")
     parser.add_argument("--license", type=str, default="unknown", help="of the weights, for a hub card")
-    parser.add_argument("--network", type=str | None, default=None, help="its name, for a file that does not say")
-    parser.add_argument("--network_args", type=dict[str, Any] | None, default=None, help="such as '{stem: small}'")
-    parser.add_argument(
-        "--image_input",
-        type=tuple[list[float], list[float], int] | None,
-        default=None,
-        help="'[[mean, ...], [std, ...], size]', for a file that does not say",
-    )
+    add_network_arguments(parser)
     return dict(parser.parse_args(list(args)).as_dict())

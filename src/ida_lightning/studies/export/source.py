@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from ida_lightning.cli import IDACLI
 from ida_lightning.data_facts import INTERPOLATION, DataFacts, DescribedData, facts_from
-from ida_lightning.errors import InputError, at_least
+from ida_lightning.errors import InputError
 from ida_lightning.models import (
     Description,
-    ImageInput,
     describe,
     load_network,
     load_weights,
@@ -25,6 +24,7 @@ from ida_lightning.models import (
 )
 from ida_lightning.models.named import is_registered
 from ida_lightning.modules.base import ClassifierBase
+from ida_lightning.studies.network_file import image_input_of
 
 _MADE = 64  # pictures, where no config gives real ones
 
@@ -93,13 +93,12 @@ def read_source(options: Mapping[str, Any], run: _Reader | None) -> Source:
         else:
             network, said = load_network(path, options["network"], **(options["network_args"] or {}))
             classes = int(said.num_classes or 0)
-    seen = options["image_input"] or said.image_input or facts.image_input
+    seen = image_input_of(options, said.image_input or facts.image_input)
     if seen is None:
         raise InputError(
             f"checkpoint: expected a file that says which images its network has seen, {path} does not; give config: "
             "of its fit, or image_input: '[[mean, ...], [std, ...], size]'"
         )
-    seen = ImageInput(tuple(seen[0]), tuple(seen[1]), at_least("image_input", int(seen[2]), 1))
     if run is not None:
         _check_config(facts, said._replace(image_input=seen), path)
     built = describe(network, classes)
@@ -146,11 +145,9 @@ def pictures_for(source: Source, run: _Reader | None, count: int) -> Pictures:
 def _check_config(facts: DataFacts, said: Description, path: str) -> None:
     """Compare the images and classes of a config with those of a file."""
     own, theirs = facts.image_input, said.image_input
-    for name in ("size", "mean", "std"):
-        expected, got = getattr(theirs, name), getattr(own, name, None)
-        if got is not None and not torch.allclose(
-            torch.tensor(expected, dtype=torch.double), torch.tensor(got, dtype=torch.double)
-        ):
+    for name in ("size", "mean", "std") if None not in (own, theirs) else ():
+        expected, got = (one._asdict()[name] for one in (theirs, own))  # type: ignore[union-attr]
+        if not torch.allclose(torch.tensor(expected, dtype=torch.double), torch.tensor(got, dtype=torch.double)):
             raise InputError(f"config: expected images of {name} {expected}, as {path} was trained on, got {got}")
     if None not in (said.class_names, facts.class_names) and said.class_names != facts.class_names:
         raise InputError(f"config: expected the classes {said.class_names} of {path}, got {facts.class_names}")
