@@ -21,11 +21,13 @@ class SavedConfig(SaveConfigCallback):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
+        self._text = ""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Tell the module the config of its run, for what it says in files, and save it."""
+        self._text = self.parser.dump(self.config, skip_none=False)
         if isinstance(pl_module, ClassifierBase):
-            pl_module.run_config = self.parser.dump(self.config, skip_none=False)
+            pl_module.run_config = self._text
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -38,12 +40,11 @@ class SavedConfig(SaveConfigCallback):
         folder = _run_folder(logger)
         for earlier in folder.parent.glob("*/"):
             clear_unfinished(earlier)
-        text = self.parser.dump(self.config, skip_none=False)
         with replacing(folder / self.config_filename) as unfinished:
-            unfinished.write_text(text)
-        logger.log_hyperparams({"config": text})
+            unfinished.write_text(self._text)
+        logger.log_hyperparams({"config": self._text})
         owner = pl_module.owner if isinstance(pl_module, ClassifierBase) else "model"
-        describe_run(trainer.loggers, yaml.safe_load(text), (owner, "teacher"))
+        describe_run(trainer.loggers, yaml.safe_load(self._text), (owner, "teacher"))
 
 
 def _run_folder(logger: Logger) -> Path:
