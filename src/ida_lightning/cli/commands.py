@@ -132,7 +132,7 @@ class IDACLI(BuildThenRun, LightningCLI):
         arguments = self.arguments
         teacher = arguments.get("model.init_args.teacher")
         entries = teacher if isinstance(teacher, list) else []
-        checkpoints = [getattr(entry, "checkpoint", None) for entry in entries]
+        checkpoints = [entry.get("checkpoint") for entry in entries if isinstance(entry, Namespace)]
         checkpoints.append(arguments.get("model.init_args.teacher_checkpoint"))
         checkpoint = next((path for path in checkpoints if path and not Path(path).is_file()), None)
         outputs = arguments.get("model.init_args.teacher_outputs")

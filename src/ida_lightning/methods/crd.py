@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -19,6 +19,13 @@ from ida_lightning.mixing import MixedBatch
 from ida_lightning.supervision import Supervision
 
 _SEED = 20200419
+
+
+@runtime_checkable
+class _Labelled(Protocol):
+    """A data set that knows the label of every image."""
+
+    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,8 @@ class CRDCallback(FeatureLoss):
         if stage != "fit":
             return
         splits = facts_of(trainer).splits
-        labels = None if splits is None else getattr(splits.get("train"), "labels", None)
+        train = None if splits is None else splits.get("train")
+        labels = train.labels if isinstance(train, _Labelled) else None
         if not isinstance(labels, Tensor):
             raise InputError(f"{self}: expected a MixingDataModule, which knows every image by its position")
         if self.contrast.negatives >= len(labels):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -16,6 +16,8 @@ from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError, kind_of, non_negative
 from ida_lightning.methods.base import LossMethod
 from ida_lightning.models import eval_mode, failure
+from ida_lightning.modules.base import ClassifierBase
+from ida_lightning.modules.distillation import DistillationModule
 from ida_lightning.modules.options import built_for
 from ida_lightning.modules.teacher import FrozenTeacher
 from ida_lightning.modules.teachers import FrozenTeachers
@@ -23,6 +25,14 @@ from ida_lightning.revision_selection.heads import classifier_head
 from ida_lightning.supervision import Supervision
 
 PENULTIMATE = "penultimate"
+
+
+@runtime_checkable
+class _Pair(Protocol):
+    """A module of a student and its teacher."""
+
+    student: Any
+    teacher: Any
 
 
 class FeatureLoss(LossMethod):
@@ -94,7 +104,8 @@ class FeatureLoss(LossMethod):
     def build_network(self, module: L.LightningModule) -> nn.Module | None:
         """Run student and teacher once on blank images, and build projectors for what they give."""
         student, teacher = _student_of(self, module), _stand_in(self, module)
-        shape = facts_of(module.trainer).input_shape or getattr(module, "input_shape", None)
+        known = module.input_shape if isinstance(module, ClassifierBase) else None
+        shape = facts_of(module.trainer).input_shape or known
         if shape is None:
             raise InputError(f"{self}: expected a data module that says what its images are, got none that does")
         given = self._tried("student", student, shape), self._tried("teacher", teacher, shape)
@@ -125,7 +136,7 @@ class FeatureLoss(LossMethod):
         self._handles += self._watch("student", module.student, self._student)
         self._handles += self._watch("teacher", network, self._teacher)
         # One that looks at other pictures than the student is asked again about these.
-        self._reuses = getattr(getattr(module, "answers", None), "view", "mixed") == "mixed"
+        self._reuses = not isinstance(module, DistillationModule) or module.answers.view == "mixed"
         self._ask = teacher
 
     def loss(self, student_logits: Tensor, supervision: Supervision) -> Tensor:
@@ -197,17 +208,16 @@ class FeatureLoss(LossMethod):
 
 
 def _student_of(method: FeatureLoss, module: Any) -> nn.Module:
-    student = getattr(module, "student", None)
-    if not isinstance(student, nn.Module) or getattr(module, "teacher", None) is None:
+    if not isinstance(module, _Pair) or not isinstance(module.student, nn.Module) or module.teacher is None:
         raise InputError(
             f"{method}: expected a module with student and teacher, such as DistillationModule, got "
             f"{type(module).__name__}"
         )
-    if getattr(module, "compile_args", None) is not None:
+    if isinstance(module, ClassifierBase) and module.compile_args is not None:
         raise InputError(
             f"compile_args: expected none with {method}, which looks at layers that a compiled network hides"
         )
-    return student
+    return module.student
 
 
 def _stand_in(method: FeatureLoss, module: Any) -> nn.Module:
@@ -261,8 +271,8 @@ def _layer(owner: str, network: nn.Module, name: str) -> tuple[nn.Module, bool]:
             ) from None
     if name in parts and name:
         return parts[name], False
-    info = getattr(network, "feature_info", None)
-    entries = getattr(info, "info", info)
+    info = vars(network).get("feature_info")  # of timm: a list, or an object that has one
+    entries = info if info is None or isinstance(info, list) else vars(info).get("info")
     listed = [str(entry["module"]) for entry in entries or [] if isinstance(entry, Mapping) and "module" in entry]
     near = difflib.get_close_matches(name, [part for part in parts if part], n=3) or listed or list(parts)[1:4]
     raise InputError(f"{owner}_layers: expected a layer of the {owner}, such as {', '.join(near)}, got {name!r}")

@@ -65,7 +65,7 @@ def plain_loss(loss: DistillationLoss) -> dict[str, Any] | None:
     """
     if not is_dataclass(loss):
         return None
-    options = {field.name: getattr(loss, field.name) for field in fields(loss) if field.init}
+    options = {field.name: vars(loss)[field.name] for field in fields(loss) if field.init}
     return {
         "class_path": _path_of(type(loss)),
         "init_args": {

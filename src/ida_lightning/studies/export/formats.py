@@ -146,7 +146,7 @@ def _timm_config(source: Source) -> dict[str, Any]:
     }
     return {
         **{"architecture": said.network, "num_classes": said.num_classes, "label_names": said.class_names},
-        **{"num_features": getattr(source.network, "num_features", None)},
+        **{"num_features": vars(source.network).get("num_features")},
         "model_args": {**(said.network_args or {}), "in_chans": said.in_channels},
         "pretrained_cfg": config,
     }
