@@ -115,7 +115,7 @@ def test_compiled_code_holds_the_outcome():
     assert [trial.reason for trial in ida_lightning.kernel_trials()] == [None]
 
 
-def test_a_graph_that_is_compiled_first_does_not_trace_the_trial(monkeypatch):
+def test_a_graph_compiled_first_does_not_trace_the_trial(monkeypatch):
     tried = []
     monkeypatch.setattr(choice, "_cannot_try", lambda device: False)
     monkeypatch.setattr(choice, "try_kernel", lambda *kind: tried.append(kind) or "not here")
