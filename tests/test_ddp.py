@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ida_lightning import InputError, Mixing
@@ -19,7 +21,7 @@ from ida_lightning.callbacks import ExportCallback, PredictionsCallback
 from ida_lightning.data.loading import EpochSampler
 from ida_lightning.methods import Contrast, CRDCallback, IsotonicSoftLabelCallback
 from ida_lightning.metrics import violated_rows
-from ida_lightning.modules import ClassificationModule, DistillationModule, TeacherOutputs
+from ida_lightning.modules import ClassificationModule, DistillationModule, Teacher, TeacherOutputs, sharding
 from ida_lightning.modules.evaluation import rows_that_count
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.networks import TinyNet
@@ -31,6 +33,15 @@ pytestmark = [
     # Two processes share one test split; evaluating on one is Lightning's advice for final figures.
     pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders"),
 ]
+
+
+def full_tensor(tensor):
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def held(tensor):
+    """Return what this process holds of a parameter."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class Report(Callback):
@@ -53,7 +64,10 @@ class Report(Callback):
     def on_fit_end(self, trainer, pl_module):
         self.seen["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
         for name, network in (("student", pl_module.student), ("teacher", pl_module.teacher.network)):
-            self.seen[name] = [float(tensor.double().sum()) for tensor in network.state_dict().values()]
+            whole = [full_tensor(tensor) for tensor in network.state_dict().values()]
+            self.seen[name] = [float(tensor.double().sum()) for tensor in whole]
+        self.seen["fingerprint"] = pl_module.teacher.fingerprint
+        self.seen["held"] = sum(held(parameter).numel() for parameter in pl_module.teacher.network.parameters())
         self.seen["projectors"] = [float(p.detach().double().sum()) for p in pl_module.method_networks.parameters()]
         banks = [callback.banks for callback in trainer.callbacks if isinstance(callback, CRDCallback)]
         self.seen["banks"] = [float(bank.double().sum()) for each in banks for bank in each.values()]
@@ -101,15 +115,25 @@ def test_students_agree_teachers_stay_and_draws_differ(tmp_path):
         assert again[0][name] == again[1][name], "what a method learns and remembers is the same on both"
 
 
-def test_stored_answers_of_two_processes_teach_the_same(tmp_path):
+def test_answers_are_the_same_whole_shared_out_and_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding, "_LEAST", 8)  # else so small a network is gathered at once
     two, folder = {"devices": 2, "strategy": "ddp_fork"}, tmp_path / "answers"
-    _, live = fit(tmp_path, "live", TinyNet(), **two)
-    torch.manual_seed(1)
-    teacher = TinyNet()
+    network = TinyNet(width=9)  # no two shares are equal
+    torch.save(network.state_dict(), tmp_path / "teacher.pt")
+    teacher = Teacher("tests.helpers.networks.TinyNet", tmp_path / "teacher.pt", {"width": 9}, strategy="shard")
+    _, live = fit(tmp_path, "live", replace(teacher, strategy="replicate"), **two)
     _, recorded = fit(tmp_path, "record", teacher, outputs=TeacherOutputs(folder, "record"), **two)
+    for name in ("fingerprint", "teacher", "student", "loss", "metrics"):
+        assert [seen[name] for seen in recorded] == [seen[name] for seen in live]
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    assert [seen["held"] for seen in live] == [weights, weights]
+    first, second = (seen["held"] for seen in recorded)
+    assert first + second == weights
+    assert 0.45 * weights < second < first, "the first process has the odd rows"
     names = {f"epoch_000{epoch}-rank_{rank}.npy" for epoch in (0, 1) for rank in (0, 1)}
     assert {path.name for path in folder.glob("epoch*")} == names
     before = {name: (folder / name).read_bytes() for name in names}
+    (folder / "epoch_0001-rank_1.npy").unlink()  # the first process is asked for the second
     _, replayed = fit(tmp_path, "auto", teacher, outputs=TeacherOutputs(folder), **two)
     assert [seen["student"] for seen in replayed] == [seen["student"] for seen in recorded]
     assert [seen["loss"] for seen in replayed] == [seen["loss"] for seen in recorded]
@@ -325,7 +349,8 @@ def test_strategies_that_take_the_network_apart_are_refused(tmp_path, strategy, 
     network.trainer = trainer(tmp_path)
     network.trainer._accelerator_connector.strategy = strategy()  # the Trainer itself wants GPUs for it
     expected = (
-        rf"strategy: expected one that keeps the whole network in every process, such as ddp, got {strategy.__name__}$"
+        r"strategy: expected one that keeps the whole network in every process, such as ddp, as guards, checkpoints "
+        rf"and exports read all of its weights, got {strategy.__name__}; a large teacher is shared out by"
     )
     with pytest.raises(InputError, match=expected):
         network.setup(stage)

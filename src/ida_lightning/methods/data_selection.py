@@ -179,6 +179,11 @@ class DataSelectionCallback(SupervisionMethod):
         if due is None or due == self._chosen_for:
             return
         assert isinstance(module, DistillationModule)
+        if self.score != "random" and module.teacher.mesh is not None:
+            raise InputError(
+                f"teacher_strategy: expected replicate with score {self.score}, for which one process asks the "
+                "teacher, got shard"
+            )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.score == "influence":  # what is wrong here is wrong on every process; none may wait for the first
             classifier_head(self._network(module), module.num_classes)

@@ -10,6 +10,7 @@ from ida_lightning.models.weights import (
     Weights,
     exportable,
     fingerprint,
+    fitting_tensors,
     load_weights,
     put_weights,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "exportable",
     "failure",
     "fingerprint",
+    "fitting_tensors",
     "has_new_head",
     "is_of_a_hub",
     "known_outputs",

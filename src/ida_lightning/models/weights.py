@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -47,13 +49,19 @@ def fingerprint(network: nn.Module) -> str:
     digest = hashlib.sha256()
     is_a("network", network, nn.Module)
     for name, tensor in sorted(_tensors_of(network).items()):
-        plain = tensor.detach().cpu().contiguous()
+        plain = _whole(tensor).detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)};".encode())
         digest.update(plain.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def load_weights(path: str | Path, what: str = "path") -> Weights:
+def _whole(tensor: Tensor) -> Tensor:
+    """Return a tensor of which processes hold shares; all of them must ask."""
+    gather = vars(type(tensor)).get("full_tensor")  # of a DTensor, whose import takes a second
+    return tensor if gather is None else cast(Tensor, gather(tensor))
+
+
+def load_weights(path: str | Path, what: str = "path", mapped: bool = False) -> Weights:
     """Read weights without running code: safetensors, a plain state dict, or a Lightning checkpoint.
 
     Args:
@@ -61,6 +69,7 @@ def load_weights(path: str | Path, what: str = "path") -> Weights:
             holds averaged weights (``state_dict_ema``) beside others, those are taken, as timm does, and a line in the
             log says so.
         what: the argument that gave the path, for messages.
+        mapped: whether tensors may lie in the file, of which is read what is used, for as long as they are kept.
 
     Returns:
         Tensors named as the network names them: wrappers of DDP, ``torch.compile`` and this package's modules
@@ -77,7 +86,9 @@ def load_weights(path: str | Path, what: str = "path") -> Weights:
     if path.suffix == ".safetensors":
         tensors, facts = _read_safetensors(path, what)
     else:
-        content = load_values(path, what)
+        # What torch.save wrote before it made archives cannot be mapped.
+        load = partial(torch.load, mmap=True) if mapped and zipfile.is_zipfile(path) else torch.load
+        content = load_values(path, what, load)
         tensors = _state_dict(content, path, what)
         facts = content
     return Weights(
@@ -163,7 +174,13 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: str = "path") -> None:
-    """Load ``weights`` into ``network``, every tensor or none.
+    """Load ``weights`` into ``network``, every tensor or none; see :func:`fitting_tensors`."""
+    tensors = fitting_tensors(network, weights, path, what)
+    network.load_state_dict(tensors, strict=False)  # compared there; a network's extra state stays its own
+
+
+def fitting_tensors(network: nn.Module, weights: Weights, path: str | Path, what: str = "path") -> Mapping[str, Tensor]:
+    """Return the tensors of ``weights`` by the names of ``network``, whose shapes they have; its values are not asked.
 
     A checkpoint of any LightningModule will do: if exactly one of its attributes holds all of the network's tensors,
     that one is taken.
@@ -202,7 +219,7 @@ def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: st
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise InputError(f"{what}: {path} does not fit the network: {wrong[0]}{more}")
     check_description(network, weights.description, path, what)
-    network.load_state_dict(weights.tensors, strict=False)  # compared above; a network's extra state stays its own
+    return weights.tensors
 
 
 def exportable(network: nn.Module) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules.asking import AskedTeacher, AsksTeacher, looks_at_plain, unknown_rows
 from ida_lightning.modules.options import Teacher, TeacherOutputs
 from ida_lightning.modules.row_means import MeasuringCallback, RowMeans
+from ida_lightning.modules.sharding import check_equal_batches, processes_of
 from ida_lightning.modules.teacher import FrozenTeacher
 from ida_lightning.modules.teachers import FrozenTeachers
 from ida_lightning.teacher_outputs import Answers, Encoding, OutputStore, Place
@@ -75,6 +76,11 @@ class TeacherAnswers(MeasuringCallback):
     def _stores(self) -> list[OutputStore | None]:
         return [asked.store for asked in self.asked]
 
+    @property
+    def shares_out(self) -> bool:
+        """Whether the weights of a teacher are to be shared out to the processes of a fit."""
+        return any(member.strategy == "shard" for member in self.teacher.members)
+
     def folders(self, options: TeacherOutputs) -> list[str]:
         """Return the folder of every teacher: that of the options, or those below it for a list of teachers."""
         if isinstance(self.teacher, FrozenTeacher):
@@ -103,7 +109,8 @@ class TeacherAnswers(MeasuringCallback):
         for asked, folder in zip(self.asked, self.folders(options) if options else self.asked, strict=True):
             asked.lay_out(channels_last, folder if chosen and isinstance(folder, str) else None)
         if not replays or _asks_teacher(trainer):
-            self.teacher.prepare(facts.class_names, facts.image_input)
+            mesh = processes_of(trainer) if self.shares_out else None
+            self.teacher.prepare(facts.class_names, facts.image_input, mesh)
         if trainer is None:
             return
         data: Any = attached_datamodule(trainer)
@@ -183,7 +190,7 @@ class TeacherAnswers(MeasuringCallback):
         return Place(self._epoch(trainer), batch_idx, int(trainer.num_training_batches))
 
     def holds_epoch(self, trainer: L.Trainer, batch: MixedBatch) -> bool:
-        """Say whether the answers to the epoch in progress are there already.
+        """Say whether the answers to the epoch in progress are there already, for all that ask a teacher together.
 
         Args:
             trainer: that runs it.
@@ -191,7 +198,7 @@ class TeacherAnswers(MeasuringCallback):
         """
         shown = batch.plain[0].batch if looks_at_plain(self.view) and batch.plain else batch
         place = self._epoch(trainer), int(trainer.num_training_batches), len(shown.inputs)
-        return all(store is not None and store.holds(*place) for store in self._stores)
+        return self.teacher.agreed(all(store is not None and store.holds(*place) for store in self._stores))
 
     def keep_validation(self, accuracy: float, nll: float) -> None:
         """Store the teacher's figures, for runs where it is not there; called on one process."""
@@ -219,8 +226,10 @@ class TeacherAnswers(MeasuringCallback):
         """Say how much will be stored.
 
         Raises:
-            InputError: if there is no room for it.
+            InputError: if there is no room for it, or if processes that must ask a teacher together could not.
         """
+        if self.teacher.mesh is not None:
+            check_equal_batches(trainer, self.teacher.mesh)
         facts, options = facts_of(trainer), self.options
         stores = [store for store in self._stores if store is not None]
         if not stores or options is None or options.mode == "replay" or not facts.batch_size:

@@ -144,7 +144,8 @@ class AskedTeacher:
         if place is None or store is None:
             return Answers(self.look(batch.inputs))
         answers = None if mode == "record" else store.read(place, batch)
-        if answers is not None:
+        everywhere = self.teacher.agreed(answers is not None) if mode == "auto" else answers is not None
+        if answers is not None and everywhere:
             return answers
         if mode == "replay":
             raise InputError(
@@ -152,8 +153,11 @@ class AskedTeacher:
                 f"{store.rank} in {store.folder}, found none that is whole; mode: auto records what is missing, as "
                 "ida-lightning teach does"
             )
+        logits = self.look(batch.inputs)
+        if answers is not None:  # asked because another process has none, and holds a share of the teacher
+            return answers
         self.live += 1
-        return store.write(place, batch, self.look(batch.inputs))
+        return store.write(place, batch, logits)
 
     def look(self, images: Tensor) -> Tensor:
         """Return the teacher's logits of images, of their mirror images too where it looks at those."""

@@ -120,8 +120,9 @@ class ClassifierBase(EvaluatedModule):
             write_whole_checkpoints(trainer)
         if trainer is not None and isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
             raise InputError(
-                "strategy: expected one that keeps the whole network in every process, such as ddp, got "
-                f"{type(trainer.strategy).__name__}"
+                "strategy: expected one that keeps the whole network in every process, such as ddp, as guards, "
+                f"checkpoints and exports read all of its weights, got {type(trainer.strategy).__name__}; a large "
+                "teacher is shared out by teacher_strategy: shard"
             )
         self._try_network(trainer)
         if stage == "fit" and not any(parameter.requires_grad for parameter in self.trained_parameters()):

@@ -161,10 +161,11 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
         return [*super().trained_parameters(), *self.method_networks.parameters()]
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Add what stores and replays the teacher's answers, asks for other images, or measures several teachers."""
+        """Add what stores the teacher's answers, asks for other images, shares it out, or measures several teachers."""
         several = len(self.teacher.members) > 1
-        needed = several or self.answers.options is not None or looks_at_plain(self.answers.view)
-        return [*super().configure_callbacks(), *([self.answers] if needed else [])]
+        answers = self.answers
+        needed = several or answers.options is not None or looks_at_plain(answers.view) or answers.shares_out
+        return [*super().configure_callbacks(), *([answers] if needed else [])]
 
     def supervise(self, batch: MixedBatch, batch_idx: int | None = None) -> Supervision:
         """Return what the student is taught on ``batch``: the teacher's answer after all hooks.

@@ -19,6 +19,7 @@ from ida_lightning.modules.options import (
     LRSchedulerCallable,
     Optimisation,
     Precision,
+    Strategy,
     Student,
     Teacher,
     TeacherBlend,
@@ -52,6 +53,7 @@ class DistillationFields(OptimisationFields, total=False):
     teacher_blend: TeacherBlend | None
     teacher_image_input: dict[str, Any] | None
     teacher_classes: list[int] | list[str] | Literal["by_name"] | None
+    teacher_strategy: Strategy
     student_args: dict[str, Any] | None
     temperature: float
     soft_weight: float
@@ -67,7 +69,8 @@ SHORT_NAMES: Mapping[str, tuple[str, str]] = {
     "teacher_args": ("teacher", "args"),
     "teacher_precision": ("teacher", "precision"),
     "allow_other_teacher": ("teacher", "allow_other"),
-    **{f"teacher_{name}": ("teacher", name) for name in ("outputs", "view", "blend", "image_input", "classes")},
+    **{f"teacher_{name}": ("teacher", name) for name in ("outputs", "view", "blend")},
+    **{f"teacher_{name}": ("teacher", name) for name in ("image_input", "classes", "strategy")},
     "student_args": ("student", "args"),
     **{name: ("loss", name) for name in ("temperature", "soft_weight", "hard_weight", "nonfinite", "hard_temperature")},
     "distillation": ("loss", "distillation"),

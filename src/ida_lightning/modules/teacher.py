@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, cast
 
-import timm
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 
 from ida_lightning.errors import InputError
@@ -19,6 +20,7 @@ from ida_lightning.models import (
     chosen_outputs,
     failure,
     fingerprint,
+    fitting_tensors,
     has_new_head,
     is_of_a_hub,
     known_outputs,
@@ -26,10 +28,11 @@ from ida_lightning.models import (
     logits_of,
     outputs_in,
     pretrained_input,
-    put_weights,
 )
 from ida_lightning.modules.layout import channels_last, convolves
 from ida_lightning.modules.options import Teacher, built_for
+from ida_lightning.modules.sharding import agreed, load_shares, shard, without_values
+from ida_lightning.modules.teacher_fit import adaptation, check_classes, check_pretrained
 
 
 class FrozenTeacher:
@@ -51,6 +54,7 @@ class FrozenTeacher:
         file_sha256: of the weight file as it was when it was loaded, whatever lies there later.
         channels_last: whether its weights and images lie in memory with the channels last; see :meth:`lay_out`.
         class_names: of the student's classes, as far as the weight file says what its outputs are.
+        mesh: the processes over which its weights are shared out; None where this one holds all of them.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class FrozenTeacher:
         self.classes = options.classes
         self.image_input = options.trained_on()
         self.precision = options.precision
+        self.strategy = options.strategy
+        self.mesh: DeviceMesh | None = None
         self.compile_args = compile_args
         self.network: nn.Module | None = None
         self.fingerprint: str | None = None
@@ -80,23 +86,30 @@ class FrozenTeacher:
         self._choice: Tensor | None = None  # of its outputs
         self._adapt: tuple[Tensor, Tensor, int] | None = None  # factor, shift, size
 
-    def prepare(self, class_names: list[str] | None, image_input: ImageInput | None = None) -> None:
+    def prepare(
+        self, class_names: list[str] | None, image_input: ImageInput | None = None, mesh: DeviceMesh | None = None
+    ) -> None:
         """Build the network, load its weights, freeze it, and try it on a blank image.
 
         Args:
             class_names: what the student's outputs stand for, if known; compared with what the weight file says.
             image_input: what images the student sees, if known. If the teacher was trained on others (its weight file
                 or timm says so), those are made from the student's, after mixing: the two see the same picture.
+            mesh: the processes that hold a teacher of the strategy ``"shard"``, all of which must call this and ask it
+                equally often; None makes it whole here.
 
         Raises:
             InputError: for a named network without weights, weights that are missing, damaged or do not fit, and
                 a network made for other images or other classes.
         """
         if isinstance(self.source, str) and self.checkpoint is None:
-            self._check_pretrained(self.source)
+            check_pretrained(self.source, self.args, None if self.classes is not None else self.num_classes)
+        self.mesh = mesh = mesh if self.strategy == "shard" else None
         weights = None if self.checkpoint is None else self._read_weights(self.checkpoint)
         width = self.num_classes if self.classes is None else outputs_in(weights, self.source)
-        network = built_for("teacher", self.source, width, self.input_shape[0], self.args)
+        from_file = weights is not None and not self.args.get("pretrained")
+        with without_values() if from_file and mesh is not None else nullcontext():
+            network = built_for("teacher", self.source, width, self.input_shape[0], self.args)
         trained_on = pretrained_input(network) if self.args.get("pretrained") else None
         expects_ours = trained_on is not None and weights is None and self.classes is None
         if expects_ours and has_new_head(network, self.num_classes):
@@ -104,18 +117,24 @@ class FrozenTeacher:
                 f"teacher: expected the student's {self.num_classes} classes, the pretrained {self.source!r} has "
                 "others; give a teacher_checkpoint that was trained on these classes, or teacher_classes"
             )
+        tensors: Mapping[str, Tensor] = {}
         if weights is not None and self.checkpoint is not None:
             if self.classes is None:
-                _check_classes(weights.class_names, class_names)
+                check_classes(weights.class_names, class_names)
                 self.class_names = weights.class_names
-            put_weights(network, weights, self.checkpoint, "teacher_checkpoint")
+            tensors = fitting_tensors(network, weights, self.checkpoint, "teacher_checkpoint")
             trained_on = weights.image_input
         trained_on = self.image_input or trained_on
         for parameter in network.parameters():  # not requires_grad_, which a scripted network refuses
             parameter.requires_grad = False
+        if mesh is not None:
+            shard(network, mesh)
+            load_shares(network, tensors)
+        elif tensors:
+            network.load_state_dict(tensors, strict=False)
         self.network = network.eval()
         self.fingerprint = fingerprint(network)
-        self._adapt = _adaptation(trained_on, image_input)
+        self._adapt = adaptation(trained_on, image_input, self._device)
         if self._adapt is not None:
             rank_zero_info(f"teacher: gets images of its own kind, {trained_on}, the student {image_input}")
         self._choice = None
@@ -124,8 +143,10 @@ class FrozenTeacher:
         if self.classes is not None:
             names = (weights and weights.class_names) or known_outputs(self.source, network, width)
             choice = chosen_outputs(self.classes, width, names, class_names, self.num_classes)
-            self._choice = torch.tensor(choice, device=next((p.device for p in network.parameters()), None))
-        if self.compile_args is not None:
+            self._choice = torch.tensor(choice, device=self._device)
+        if self.compile_args is not None and mesh is not None:
+            rank_zero_info("teacher: runs uncompiled, as its weights are gathered between its parts")
+        elif self.compile_args is not None:
             if isinstance(network, torch.jit.ScriptModule):
                 raise InputError(
                     "compile_args: expected none with a teacher that is TorchScript, which is compiled already"
@@ -135,7 +156,8 @@ class FrozenTeacher:
     def lay_out(self, last: bool) -> None:
         """Lay the weights out in memory, now or once they are there; what a network without convolutions has stays."""
         before, self.channels_last = self.channels_last, last
-        if self.network is not None and (before or last) and convolves(self.network):
+        # What is gathered is contiguous; a teacher that is shared out gets its images laid out alone.
+        if self.network is not None and self.mesh is None and (before or last) and convolves(self.network):
             self.network.to(memory_format=torch.channels_last if last else torch.contiguous_format)
 
     @property
@@ -143,9 +165,18 @@ class FrozenTeacher:
         """Itself: the teachers that answer."""
         return [self]
 
+    @property
+    def _device(self) -> torch.device:
+        parameters = iter(()) if self.network is None else self.network.parameters()
+        return next((parameter.device for parameter in parameters), torch.device("cpu"))
+
+    def agreed(self, mine: bool) -> bool:
+        """Say whether something is so on every process that holds a share of the teacher; all of them must ask."""
+        return mine if self.mesh is None else agreed(self.mesh, mine)
+
     def _read_weights(self, path: str) -> Weights:
         self.file_sha256 = digest_of_file(path)
-        weights = load_weights(path, "teacher_checkpoint")
+        weights = load_weights(path, "teacher_checkpoint", mapped=self.mesh is not None)
         if digest_of_file(path) != self.file_sha256:
             replaced = "which another process has replaced while it was read"
             raise InputError(f"teacher_checkpoint: expected a finished file, got {path}, {replaced}")
@@ -175,23 +206,9 @@ class FrozenTeacher:
             "fingerprint": fingerprint(network) if isinstance(network, nn.Module) else None,
             "images": None if self.network is None else repr(adapt),
             "precision": self.precision or precision,
-            "compiled": self.compile_args is not None,
+            "compiled": self.compile_args is not None and self.mesh is None,
             **({"layout": "channels_last"} if self.channels_last else {}),  # older folders say nothing of it
         }
-
-    def _check_pretrained(self, name: str) -> None:
-        if not self.args.get("pretrained"):
-            raise InputError(
-                f"teacher_checkpoint: expected a weight file (or pretrained: true in teacher_args) for {name!r}, got "
-                "none; an untrained teacher teaches nothing"
-            )
-        # timm would replace a head of another width by a random one, with a line in the log.
-        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-        if config is not None and self.classes is None and config.num_classes != self.num_classes:
-            raise InputError(
-                f"teacher: expected the student's {self.num_classes} classes, the pretrained {name!r} has "
-                f"{config.num_classes}; give a teacher_checkpoint that was trained on these classes, or teacher_classes"
-            )
 
     def _check_output(self) -> int:
         """Try the network on a blank image; returns how many outputs it has."""
@@ -218,6 +235,14 @@ class FrozenTeacher:
         """Apply ``fn``, which ``nn.Module.to`` and its like apply to every tensor."""
         if self.network is None:
             return
+        if self.mesh is not None:  # its shares stay where the mesh is
+            dtype = fn(torch.empty(0, device=self._device)).dtype
+            if self.precision is None and dtype != torch.float32:
+                raise InputError(
+                    "teacher_strategy: expected replicate, a mixed precision or a teacher_precision where all weights "
+                    f"become {dtype}, got shard"
+                )
+            return
 
         def moved(tensor: Tensor) -> Tensor:
             if self.precision is None:
@@ -240,7 +265,8 @@ class FrozenTeacher:
         if self.network is None or self.network.training:
             state = "not built yet" if self.network is None else "in train mode"
             raise InputError(f"teacher: expected a network in eval mode, it is {state}")
-        with torch.no_grad():
+        # What FSDP2 gathers into is kept, and a step of training cannot use what was made in inference mode.
+        with torch.inference_mode(torch.is_inference_mode_enabled() and self.mesh is None), torch.no_grad():
             if self._adapt is not None:
                 factor, shift, size = self._adapt
                 images = torch.addcmul(shift.to(images.dtype), images, factor.to(images.dtype))
@@ -265,36 +291,3 @@ class FrozenTeacher:
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         """Return itself: copies of the student share the teacher."""
         return self
-
-
-def _adaptation(trained_on: ImageInput | None, given: ImageInput | None) -> tuple[Tensor, Tensor, int] | None:
-    """Return factor, shift and size that make the teacher's images, ``factor * images + shift``, of the student's."""
-    if trained_on is None or trained_on == given:
-        return None
-    if given is None:
-        rank_zero_warn(
-            f"teacher: was trained on images with {trained_on}; the data module does not say (mean, std, image_size) "
-            "what it gives, so the teacher gets the same as the student"
-        )
-        return None
-    if len(trained_on.mean) != len(given.mean):
-        raise InputError(
-            f"teacher: expected images of {len(trained_on.mean)} channels, as it was trained on, the data module "
-            f"gives {len(given.mean)}"
-        )
-    (old_mean, old_std), (new_mean, new_std) = (
-        (torch.tensor(images.mean)[:, None, None], torch.tensor(images.std)[:, None, None])
-        for images in (given, trained_on)
-    )
-    return old_std / new_std, (old_mean - new_mean) / new_std, trained_on.size
-
-
-def _check_classes(theirs: list[str] | None, ours: list[str] | None) -> None:
-    if theirs is None or ours is None or theirs == ours:
-        return
-    if len(theirs) != len(ours):
-        detail = f"it has {len(theirs)} classes, the data set {len(ours)}"
-    else:
-        i = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
-        detail = f"class {i} is {theirs[i]!r} in the file and {ours[i]!r} in the data set"
-    raise InputError(f"teacher_checkpoint: expected the classes of the data set, got others: {detail}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from ida_lightning.blending import blend_answers, finite_or_zero, in_order, trust_by_order
 from ida_lightning.errors import InputError
@@ -15,6 +16,7 @@ from ida_lightning.label_mix import LabelMix
 from ida_lightning.metrics import violated_rows
 from ida_lightning.models import ImageInput
 from ida_lightning.modules.options import Teacher, TeacherBlend
+from ida_lightning.modules.sharding import agreed
 from ida_lightning.modules.teacher import FrozenTeacher
 
 
@@ -51,7 +53,9 @@ class FrozenTeachers:
         self.checkpoint = ", ".join(member.checkpoint or "" for member in self.members).strip(", ") or None
         self.source = ", ".join(self.names)
 
-    def prepare(self, class_names: list[str] | None, image_input: ImageInput | None = None) -> None:
+    def prepare(
+        self, class_names: list[str] | None, image_input: ImageInput | None = None, mesh: DeviceMesh | None = None
+    ) -> None:
         """Build them one after the other; see :meth:`FrozenTeacher.prepare`.
 
         Raises:
@@ -60,7 +64,7 @@ class FrozenTeachers:
         known: tuple[str, list[str]] | None = None
         for name, member in zip(self.names, self.members, strict=True):
             try:
-                member.prepare(class_names, image_input)
+                member.prepare(class_names, image_input, mesh)
             except InputError as error:
                 raise InputError(f"teacher {name}: {error}") from error
             if known is not None and member.class_names not in (None, known[1]):
@@ -149,6 +153,15 @@ class FrozenTeachers:
     def compile_args(self, compile_args: dict[str, Any] | None) -> None:
         for member in self.members:
             member.compile_args = compile_args
+
+    @property
+    def mesh(self) -> DeviceMesh | None:
+        """The processes that hold shares of those that are shared out; None if there are none."""
+        return next((member.mesh for member in self.members if member.mesh is not None), None)
+
+    def agreed(self, mine: bool) -> bool:
+        """Say whether something is so on every process that must ask together; see :meth:`FrozenTeacher.agreed`."""
+        return mine if self.mesh is None else agreed(self.mesh, mine)
 
     def lay_out(self, last: bool) -> None:
         """Lay the weights of all of them out in memory; see :meth:`FrozenTeacher.lay_out`."""

@@ -10,7 +10,7 @@ from ida_lightning.modules.options.optimisation import (
     default_optimizer,
     picklable,
 )
-from ida_lightning.modules.options.teacher import Precision, Teacher, TeacherBlend, TeacherOutputs, View
+from ida_lightning.modules.options.teacher import Precision, Strategy, Teacher, TeacherBlend, TeacherOutputs, View
 
 __all__ = [
     "LRSchedulerCallable",
@@ -19,6 +19,7 @@ __all__ = [
     "Optimisation",
     "OptimizerCallable",
     "Precision",
+    "Strategy",
     "Student",
     "Teacher",
     "TeacherBlend",

@@ -20,9 +20,10 @@ from ida_lightning.teacher_outputs import Encoding
 
 Precision = Literal["32", "bf16", "16"]
 View = Literal["mixed", "plain", "plain_logits", "mirrored"]
+Strategy = Literal["replicate", "shard"]
 _Group = TypeVar("_Group")
 # What each of several teachers has for itself, and what belongs to all of them together.
-_EACH = ("checkpoint", "args", "precision", "image_input", "classes")
+_EACH = ("checkpoint", "args", "precision", "image_input", "classes", "strategy")
 _TOGETHER = ("allow_other", "outputs", "view", "blend")
 
 
@@ -160,6 +161,7 @@ class Teacher:
     blend: TeacherBlend | None = None
     image_input: dict[str, Any] | None = None
     classes: list[int] | list[str] | Literal["by_name"] | None = None
+    strategy: Strategy = "replicate"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", _group("teacher_outputs", self.outputs, TeacherOutputs, "folder"))
@@ -180,6 +182,7 @@ class Teacher:
         flag("allow_other_teacher", self.allow_other)
         if self.precision is not None:
             one_of("teacher_precision", self.precision, ("32", "bf16", "16"))
+        one_of("teacher_strategy", self.strategy, get_args(Strategy))
         self.trained_on()
         _check_choice(self.classes)
 

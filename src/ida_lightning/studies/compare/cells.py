@@ -25,7 +25,7 @@ _OTHER_COMMANDS = ("allow_untrained",)  # of evaluation
 # Arguments that older results do not have, with what they were then.
 _NEWER: dict[str, Any] = {"teacher_outputs": None, "lr_monitor": None, "hard_temperature": 1.0, "teacher_view": "mixed"}
 _NEWER |= dict.fromkeys(("teacher_blend", "teacher_image_input", "teacher_classes"))
-_NEWER["layout"] = "auto"
+_NEWER |= {"layout": "auto", "teacher_strategy": "replicate"}
 _NEWER["distillation"] = {"class_path": "ida_lightning.KL", "init_args": {}}
 _NEWER_OF_CALLBACKS = {"artifact": False}
 _WATCHING = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
@@ -243,11 +243,19 @@ def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in config.items() if key not in _OTHER_COMMANDS}
     model = config["model"]
     arguments = {key: value for key, value in model.get("init_args", {}).items() if _NEWER.get(key, _NEWER) != value}
+    if isinstance(arguments.get("teacher"), list):
+        arguments["teacher"] = [_without_strategy(entry) for entry in arguments["teacher"]]
     rest["model"] = {**model, "init_args": arguments}
     trainer = {key: value for key, value in config["trainer"].items() if key not in _WATCHING}
     if isinstance(trainer.get("callbacks"), list):
         trainer["callbacks"] = [_without_newer(entry) for entry in trainer["callbacks"]]
     return {**rest, "trainer": trainer}
+
+
+def _without_strategy(entry: Any) -> Any:
+    """Return one of several teachers of a config without what older results do not have."""
+    is_newer = isinstance(entry, dict) and entry.get("strategy") == "replicate"
+    return {key: value for key, value in entry.items() if key != "strategy"} if is_newer else entry
 
 
 def _without_newer(entry: Any) -> Any:
