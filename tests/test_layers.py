@@ -11,6 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "ida_lightning"
 LAYERS = [
     {"errors"},
+    {"addresses"},
     {"checks", "files", "label_mix", "texts"},
     {"isotonic", "mixing", "losses"},
     {"supervision"},
@@ -26,7 +27,12 @@ LAYERS = [
     {"__main__"},
 ]
 NUMERICS = (
-    LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | {"metrics", "revision_selection", "picking", "truth", "blending"}
+    LAYERS[0]
+    | LAYERS[1]
+    | LAYERS[2]
+    | LAYERS[3]
+    | LAYERS[4]
+    | {"metrics", "revision_selection", "picking", "truth", "blending"}
 )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from ida_lightning.addresses import is_address
 from ida_lightning.errors import is_a
 from ida_lightning.files import replacing
 
@@ -34,7 +34,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Raises:
             InputError: if it cannot be written; the older file is as it was.
         """
-        if storage_options is not None or len(urlsplit(str(path)).scheme) > 1:  # one letter is a drive
+        if storage_options is not None or is_address(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         with replacing(str(path), same_ending=False) as unfinished, unfinished.open("wb") as file:

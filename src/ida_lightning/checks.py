@@ -7,13 +7,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ida_lightning.addresses import checked_address, is_address, on_this_machine
 from ida_lightning.errors import InputError, at_least, kind_of, positive_share, share, whole_number
 
 _MOST_SEED = 2**32 - 1  # what seed_everything takes
 
 
 def path_like(name: str, value: object) -> Path:
-    """Return ``value``, which must be a path as text or a ``Path``, with ``~`` for the home folder.
+    """Return ``value``, which must be a path on this machine as text or a ``Path``, with ``~`` for the home folder.
 
     Example:
         >>> path_like("root", None)
@@ -24,9 +25,21 @@ def path_like(name: str, value: object) -> Path:
     if not isinstance(value, (str, PathLike)) or not str(value) or "\0" in str(value):
         raise InputError(f"{name}: expected a path, got {kind_of(value)}")
     try:
-        return Path(value).expanduser()
+        return Path(on_this_machine(name, str(value)) if isinstance(value, (str, Path)) else value).expanduser()
     except (RuntimeError, TypeError) as error:  # no such user; a path of bytes
         raise InputError(f"{name}: expected a path, got {kind_of(value)}") from error
+
+
+def path_or_address(name: str, value: object) -> Path | str:
+    """Return ``value``, which must be a path as :func:`path_like` or an address such as ``s3://bucket/x``, as text.
+
+    Example:
+        >>> path_or_address("path", "memory://exports/student.safetensors")
+        'memory://exports/student.safetensors'
+    """
+    if isinstance(value, (str, Path)) and is_address(value) and "\0" not in str(value):
+        return checked_address(name, str(value))
+    return path_like(name, value)
 
 
 def text(name: str, value: object, optional: bool = False) -> str | None:

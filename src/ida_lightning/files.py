@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ida_lightning.addresses import fetched, is_address, is_file, on_this_machine, uploading, uploading_set
 from ida_lightning.errors import InputError, kind_of
 
 _SET = ".finished-set"  # a set that is whole and on its way to its place
@@ -33,7 +34,8 @@ def replacing(path: str | Path, same_ending: bool = True) -> Iterator[Path]:
     cut leaves the older one. What writers of this machine that were killed have left in the folder is removed.
 
     Args:
-        path: where the file shall be; missing folders are made.
+        path: where the file shall be; missing folders are made. To an address, such as ``s3://bucket/x``, it is
+            uploaded when it is finished.
         same_ending: whether the name to write to has the ending of ``path``, which some writers go by. Without it, who
             looks for files of that ending finds no unfinished ones.
 
@@ -53,7 +55,11 @@ def replacing(path: str | Path, same_ending: bool = True) -> Iterator[Path]:
     """
     if not isinstance(path, (str, Path)):
         raise InputError(f"path: expected a path, got {kind_of(path)}")
-    path = Path(path)
+    if is_address(path):
+        with uploading(path) as unfinished:
+            yield unfinished
+        return
+    path = Path(on_this_machine("path", str(path)))
     with _named(path), _unfinished(path, "" if same_ending else ".part") as unfinished:
         unfinished.touch()
         mode = unfinished.stat().st_mode
@@ -73,7 +79,7 @@ def replacing_set(folder: str | Path, names: Collection[str]) -> Iterator[Path]:
     next writer moves it. Two writers at once need a lock.
 
     Args:
-        folder: where the files shall be.
+        folder: where the files shall be; to an address they are uploaded one after the other when all are finished.
         names: every file that can belong to the set; those that are not written are removed.
 
     Yields:
@@ -90,7 +96,11 @@ def replacing_set(folder: str | Path, names: Collection[str]) -> Iterator[Path]:
         >>> [path.name for path in folder.iterdir()]
         ['table.csv']
     """
-    folder = Path(folder)
+    if is_address(folder):
+        with uploading_set(str(folder), names) as unfinished:
+            yield unfinished
+        return
+    folder = Path(on_this_machine("folder", str(folder)))
     with _named(folder), _unfinished(folder / "set") as unfinished:
         finished = folder / _SET
         if finished.is_dir():
@@ -134,7 +144,7 @@ def writable_file(name: str, path: str | Path) -> Path:
         ...
         ida_lightning.errors.InputError: path: expected a place to write to, got /dev/null/network.safetensors: /dev/null is no folder
     """  # noqa: E501
-    path = Path(path)
+    path = Path(on_this_machine(name, str(path)))
     if path.is_dir():
         raise InputError(f"{name}: expected the name of a file, got the folder {path}")
     _try_to_write(name, path, path.parent)
@@ -143,7 +153,7 @@ def writable_file(name: str, path: str | Path) -> Path:
 
 def writable_folder(name: str, folder: str | Path) -> Path:
     """Return ``folder``, where files must be possible; tried without leaving anything."""
-    folder = Path(folder)
+    folder = Path(on_this_machine(name, str(folder)))
     _try_to_write(name, folder, folder)
     return folder
 
@@ -166,8 +176,10 @@ def _try_to_write(name: str, shown: Path, folder: Path) -> None:
 def digest_of_file(path: str | Path) -> str | None:
     """Return the SHA-256 of a file's bytes; None if there is none."""
     digest = hashlib.sha256()
+    if is_address(path) and not is_file(path):
+        return None
     try:
-        with Path(path).open("rb") as file:
+        with fetched("path", path).open("rb") as file:
             while part := file.read(1 << 20):
                 digest.update(part)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ida_lightning.addresses import on_this_machine
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing, writable_folder
 
@@ -44,7 +45,7 @@ class OutputLock:
 
     def __init__(self, name: str, path: str | Path) -> None:
         self.name = name
-        self.path = Path(path)
+        self.path = Path(on_this_machine(name, str(path)))
         place = self.path.absolute()
         self._file = place.with_name(f".lock-{place.name}")
         self._holder = place.with_name(f".holder-{place.name}")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from urllib.parse import urlsplit
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from ida_lightning.addresses import is_address, on_this_machine
 from ida_lightning.errors import InputError
 from ida_lightning.files import writable_folder
 from ida_lightning.locks import OutputLock
 from ida_lightning.modules.evaluation import EvaluatedModule
+
+_WRITES_AT_ADDRESSES = (CSVLogger, TensorBoardLogger)  # by fsspec; others would make a folder s3:
 
 
 def require_weights(module: L.LightningModule, ckpt_path: str | None, allow_untrained: bool) -> None:
@@ -61,12 +66,17 @@ def kept_outputs(trainer: L.Trainer, fits: bool) -> Iterator[None]:
     """
     with ExitStack() as locks:
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            writable_folder("trainer.default_root_dir", trainer.default_root_dir)
-            folders = [("trainer.logger", logger.save_dir) for logger in trainer.loggers]
+            folders: list[tuple[str, Any]] = [("trainer.default_root_dir", trainer.default_root_dir)]
+            for logger in trainer.loggers:
+                if not isinstance(logger, _WRITES_AT_ADDRESSES) and logger.save_dir is not None:
+                    on_this_machine(f"{type(logger).__name__}.save_dir", logger.save_dir)
+                folders.append(("trainer.logger", logger.save_dir))
             if fits:
                 folders += [("dirpath", _dirpath(callback)) for callback in trainer.callbacks]  # type: ignore[attr-defined]
             for name, folder in folders:
-                if folder is not None and not urlsplit(str(folder)).scheme:
+                if folder is not None and re.match(r"(file|local):", str(folder)):  # Lightning would make it here
+                    raise InputError(f"{name}: expected a path without file:, got {folder}")
+                if folder is not None and not is_address(folder):
                     writable_folder(name, folder)
                     if name == "dirpath":
                         locks.enter_context(OutputLock(name, folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
+
+from ida_lightning.addresses import fetched
 
 _OF_TRAINER = ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val")
 
@@ -74,8 +77,14 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def log_artifact(loggers: Iterable[Logger], path: Path) -> None:
+def run_folder(logger: Logger) -> str:
+    """Return the folder of one run; loggers such as W&B have no ``log_dir`` and only know one for all runs."""
+    return str(logger.log_dir or os.path.join(logger.save_dir or ".", str(logger.name), str(logger.version)))
+
+
+def log_artifact(loggers: Iterable[Logger], path: Path | str) -> None:
     """Give a file to the runs as an artifact of the type ``model``, named after the file and the run."""
+    path = fetched("path", path)
     for run in tracked_runs(loggers):
         name = re.sub(r"[^\w.-]", "-", f"{path.stem}-{run.id}")
         run.log_artifact(str(path), name=name, type="model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from ida_lightning.checks import path_like, text
+from ida_lightning.addresses import is_file, move, remove
+from ida_lightning.checks import path_or_address, text
 from ida_lightning.errors import at_least, flag, one_of
 
 
@@ -28,7 +30,7 @@ class CheckpointCallback(ModelCheckpoint):
     runs' files never stand side by side under these names. Other files in the folder stay.
 
     Args:
-        dirpath: the folder; None is ``checkpoints`` beside the run's logs.
+        dirpath: the folder, also at an address (``s3://bucket/run``); None is ``checkpoints`` beside the run's logs.
         monitor: name of the metric that decides which epoch is best. Without validation there is no ``best.ckpt``.
         mode: whether ``max`` or ``min`` of the metric is best.
         every_n_steps: write ``last.ckpt`` every so many steps of the optimiser too, for long epochs.
@@ -53,7 +55,7 @@ class CheckpointCallback(ModelCheckpoint):
         save_weights_only: bool = False,
     ) -> None:
         super().__init__(
-            dirpath=None if dirpath is None else path_like("dirpath", dirpath),
+            dirpath=None if dirpath is None else path_or_address("dirpath", dirpath),
             filename="best",
             monitor=text("monitor", monitor),
             mode=one_of("mode", mode, ("max", "min")),
@@ -66,13 +68,12 @@ class CheckpointCallback(ModelCheckpoint):
         self._replaces = False
 
     @property
-    def last_path(self) -> Path:
+    def last_path(self) -> str:
         """Where ``last.ckpt`` is, once a run has begun."""
-        return self._folder / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
+        return self._path(self.CHECKPOINT_NAME_LAST)
 
-    @property
-    def _folder(self) -> Path:
-        return Path(self.dirpath or "")
+    def _path(self, name: str) -> str:
+        return os.path.join(self.dirpath or "", f"{name}{self.FILE_EXTENSION}")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the folder."""
@@ -85,11 +86,11 @@ class CheckpointCallback(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self._step = trainer.global_step
         # A resumed run finishes what a kill in the middle of replacing has left.
-        there = self._files() if trainer.global_step == 0 else [path for path in [self._earlier] if path.is_file()]
+        there = self._files() if trainer.global_step == 0 else [path for path in [self._earlier] if is_file(path)]
         self._replaces = bool(there) and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if self._replaces and trainer.global_step == 0:
             rank_zero_info(
-                f"checkpoints: {self._folder} has those of an earlier run, which this run replaces; "
+                f"checkpoints: {self.dirpath} has those of an earlier run, which this run replaces; "
                 "--ckpt_path goes on with one, another dirpath keeps them"
             )
 
@@ -122,36 +123,36 @@ class CheckpointCallback(ModelCheckpoint):
             self._write_last(trainer)
             rank_zero_info(f"checkpoints: {self.last_path} is of step {trainer.global_step}, where the run ended")
 
-    def _files(self) -> list[Path]:
-        return [path for path in (self._best, self.last_path, self._earlier) if path.is_file()]
+    def _files(self) -> list[str]:
+        return [path for path in (self._best, self.last_path, self._earlier) if is_file(path)]
 
     @property
-    def _best(self) -> Path:
-        return self._folder / f"{self.filename}{self.FILE_EXTENSION}"
+    def _best(self) -> str:
+        return self._path(str(self.filename))
 
     @property
-    def _earlier(self) -> Path:
+    def _earlier(self) -> str:
         """Where an earlier run's ``last.ckpt`` is while this run replaces it."""
-        return self._folder / f"{self.CHECKPOINT_NAME_LAST}.earlier{self.FILE_EXTENSION}"
+        return self._path(f"{self.CHECKPOINT_NAME_LAST}.earlier")
 
     def _set_aside(self, trainer: L.Trainer) -> None:
         """Rename an earlier run's ``last.ckpt``, which would stand beside this run's ``best.ckpt`` for a moment."""
-        if self._replaces and trainer.is_global_zero and self._step == 0 and self.last_path.is_file():
-            self.last_path.replace(self._earlier)
+        if self._replaces and trainer.is_global_zero and self._step == 0 and is_file(self.last_path):
+            move(self.last_path, self._earlier)
 
     def _remove_earlier(self, trainer: L.Trainer) -> None:
         """Remove what an earlier run has left, now that this run's files stand."""
         if self._replaces and trainer.is_global_zero:
-            self._earlier.unlink(missing_ok=True)
+            remove(self._earlier)
             if not self.best_model_path:
-                self._best.unlink(missing_ok=True)
+                remove(self._best)
         self._replaces = False
 
     def _write_last(self, trainer: L.Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._step = trainer.global_step
-        self.last_model_path = str(self.last_path)
+        self.last_model_path = self.last_path
         trainer.save_checkpoint(self.last_path, self.save_weights_only)
         self._remove_earlier(trainer)
         for logger in trainer.loggers:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save_file
 
-from ida_lightning.checks import path_like
+from ida_lightning.addresses import is_address, is_file
+from ida_lightning.checks import path_or_address
 from ida_lightning.errors import InputError, is_a
 from ida_lightning.files import replacing, writable_file
 from ida_lightning.locks import OutputLock
@@ -29,7 +32,7 @@ class ExportCallback(L.Callback):
     equal bytes.
 
     Args:
-        path: file name, ending in ``.safetensors``; folders are made.
+        path: file name, ending in ``.safetensors``, also at an address (``s3://bucket/x``); folders are made.
         artifact: whether W&B gets the file too, as an artifact of the run.
 
     Raises:
@@ -38,15 +41,17 @@ class ExportCallback(L.Callback):
     """
 
     def __init__(self, path: str, artifact: bool = False) -> None:
-        self.path = path_like("path", path)
+        self.path = path_or_address("path", path)
         self.artifact = is_a("artifact", artifact, bool)
-        if self.path.suffix != ".safetensors":
+        if PurePath(self.path).suffix != ".safetensors":
             raise InputError(f"path: expected a name that ends in .safetensors, got {path!r}")
         self._lock: OutputLock | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Try the place and keep other runs from it, on one process."""
         if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            if is_address(self.path):  # where nothing can be locked: the last whole file stays
+                return
             writable_file("path", self.path)
             self._lock = OutputLock("path", self.path).acquire()
 
@@ -61,7 +66,7 @@ class ExportCallback(L.Callback):
             return
         assert isinstance(pl_module, ClassifierBase)
         if trainer.global_step == 0 or trainer.interrupted:
-            older = "the older file is as it was" if self.path.exists() else "nothing is written"
+            older = "the older file is as it was" if is_file(self.path) else "nothing is written"
             raise InputError(
                 f"path: expected a network that was trained to export to {self.path}, got one after "
                 f"{trainer.global_step} steps{' that was interrupted' if trainer.interrupted else ''}; {older}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
@@ -18,6 +17,7 @@ from ida_lightning.files import replacing
 from ida_lightning.methods.base import Method
 from ida_lightning.plots import plot_corrections
 from ida_lightning.supervision import Supervision
+from ida_lightning.trackers import run_folder
 
 _OTHER_CLASSES = 3
 _NAME = "train/panel"
@@ -162,6 +162,5 @@ def _log_figure(logger: Logger, figure: Figure, epoch: int, step: int) -> None:
     if isinstance(experiment, _FigureWriter):
         experiment.add_figure(_NAME, figure, global_step=step)
         return
-    folder = Path(logger.log_dir or Path(logger.save_dir or ".") / str(logger.name) / str(logger.version))
-    with replacing(folder / "panels" / f"epoch_{epoch:04d}.png") as unfinished:
+    with replacing(f"{run_folder(logger)}/panels/epoch_{epoch:04d}.png") as unfinished:
         figure.savefig(unfinished, dpi=110)

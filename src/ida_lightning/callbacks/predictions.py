@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from ida_lightning.adapters import as_mixed_batch
-from ida_lightning.checks import path_like
+from ida_lightning.addresses import is_address
+from ida_lightning.checks import path_or_address
 from ida_lightning.data_facts import DataFacts, facts_of
 from ida_lightning.errors import at_least
 from ida_lightning.files import replacing, writable_file
@@ -51,14 +52,14 @@ class PredictionsCallback(BasePredictionWriter):
 
     def __init__(self, path: str = "outputs/predictions.csv", top_k: int = 5) -> None:
         super().__init__(write_interval="batch")
-        self.path = path_like("path", path)
+        self.path = path_or_address("path", path)
         self.top_k = at_least("top_k", top_k, 1)
         self._rows: list[_Row] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Try the place before anything is predicted."""
         super().setup(trainer, pl_module, stage)
-        if stage == "predict" and trainer.is_global_zero:
+        if stage == "predict" and trainer.is_global_zero and not is_address(self.path):
             writable_file("predictions.path", self.path)
 
     def write_on_batch_end(

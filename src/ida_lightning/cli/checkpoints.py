@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
+from ida_lightning.addresses import is_file
 from ida_lightning.errors import InputError, kind_of
 from ida_lightning.models.named import is_registered
 from ida_lightning.models.reading import load_values
@@ -28,7 +29,7 @@ def check_checkpoint(path: str, subcommand: str) -> None:
     """
     if path in ("best", "registry", "last", "hpc"):
         raise InputError(f"ckpt_path: expected a file, got {path}, which only a process that trains can know")
-    if not Path(path).is_file():
+    if not is_file(path):
         raise InputError(f"ckpt_path: expected a checkpoint, found nothing at {path}")
     weights = f"ckpt_path: expected a checkpoint of a run, got weights alone, {path}; predict --weights takes them"
     if Path(path).suffix == ".safetensors":

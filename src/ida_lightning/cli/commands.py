@@ -18,6 +18,7 @@ import ida_lightning.callbacks
 import ida_lightning.data
 import ida_lightning.methods
 import ida_lightning.modules  # noqa: F401
+from ida_lightning.addresses import fetched, is_address, is_file
 from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.checkpoint_io import write_whole_checkpoints
 from ida_lightning.cli.checkpoints import check_checkpoint, model_names, model_values, settle
@@ -134,7 +135,7 @@ class IDACLI(BuildThenRun, LightningCLI):
         entries = teacher if isinstance(teacher, list) else []
         checkpoints = [entry.get("checkpoint") for entry in entries if isinstance(entry, Namespace)]
         checkpoints.append(arguments.get("model.init_args.teacher_checkpoint"))
-        checkpoint = next((path for path in checkpoints if path and not Path(path).is_file()), None)
+        checkpoint = next((path for path in checkpoints if path and not is_file(path)), None)
         outputs = arguments.get("model.init_args.teacher_outputs")
         if outputs is not None and outputs.mode == "replay" and self.subcommand == "fit":
             return  # the teacher's answers are there in its place
@@ -199,6 +200,9 @@ class IDACLI(BuildThenRun, LightningCLI):
         subcommand = self.config.get("subcommand")
         if not subcommand or not path or (path in ("last", "hpc") and subcommand == "fit"):
             return
+        if is_address(path) and is_file(path):  # from here on a copy is read
+            path = str(fetched("ckpt_path", path))
+            self.arguments["ckpt_path"] = path
         check_checkpoint(path, subcommand)
         asked = model_values(self.arguments)
         with values_allowed():

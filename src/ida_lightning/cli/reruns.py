@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from ida_lightning.addresses import is_address, is_file
 from ida_lightning.callbacks import CheckpointCallback, ExportCallback
 from ida_lightning.errors import InputError
 from ida_lightning.lightning_internals import numbers_further_files
@@ -33,10 +34,16 @@ def check_reruns(trainer: L.Trainer, resumes: bool) -> None:
             )
     if resumes or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
-    exports = [c.path for c in callbacks if isinstance(c, ExportCallback) and c.path.exists()]
+    exports = [c.path for c in callbacks if isinstance(c, ExportCallback) and is_file(c.path)]
     for checkpoint in foreign:
         folder = checkpoint.dirpath
-        if exports and folder and numbers_further_files(checkpoint) and list(Path(folder).glob("*.ckpt")):
+        if (
+            exports
+            and folder
+            and not is_address(folder)
+            and numbers_further_files(checkpoint)
+            and list(Path(folder).glob("*.ckpt"))
+        ):
             raise InputError(
                 f"ModelCheckpoint: {folder} has checkpoints of an earlier run and {exports[0]} is its export; this run "
                 "would replace the export and number its checkpoints behind the earlier ones. CheckpointCallback or "

@@ -8,12 +8,12 @@ from typing import Any
 import lightning as L
 import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import Logger
 
+from ida_lightning.addresses import is_address
 from ida_lightning.files import clear_unfinished, replacing
 from ida_lightning.lightning_internals import write_whole_tables
 from ida_lightning.modules.base import ClassifierBase
-from ida_lightning.trackers import describe_run
+from ida_lightning.trackers import describe_run, run_folder
 
 
 class SavedConfig(SaveConfigCallback):
@@ -37,16 +37,12 @@ class SavedConfig(SaveConfigCallback):
             return
         for each in trainer.loggers:
             write_whole_tables(each)
-        folder = _run_folder(logger)
-        for earlier in folder.parent.glob("*/"):
-            clear_unfinished(earlier)
-        with replacing(folder / self.config_filename) as unfinished:
+        folder = run_folder(logger)
+        if not is_address(folder):
+            for earlier in Path(folder).parent.glob("*/"):
+                clear_unfinished(earlier)
+        with replacing(f"{folder}/{self.config_filename}") as unfinished:
             unfinished.write_text(self._text)
         logger.log_hyperparams({"config": self._text})
         owner = pl_module.owner if isinstance(pl_module, ClassifierBase) else "model"
         describe_run(trainer.loggers, yaml.safe_load(self._text), (owner, "teacher"))
-
-
-def _run_folder(logger: Logger) -> Path:
-    """Return the folder of one run; loggers such as W&B have no ``log_dir`` and only know one for all runs."""
-    return Path(logger.log_dir or Path(logger.save_dir or ".", str(logger.name), str(logger.version)))

@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ida_lightning.checks import path_like, text
+from ida_lightning.addresses import fetched, is_file
+from ida_lightning.checks import path_or_address, text
 from ida_lightning.errors import InputError, at_least, is_a, kind_of, one_of
 from ida_lightning.models.build import Stem, build_model
 from ida_lightning.models.description import Description, description_in
@@ -33,7 +34,10 @@ def read_description(path: str | Path) -> Description:
     Args:
         path: of the file. Its tensors are not read, and nothing that it names is called.
     """
-    path = path_like("path", path)
+    given = path_or_address("path", path)
+    if not is_file(given):
+        return Description()
+    path = fetched("path", given)
     facts: Any
     try:
         if path.suffix == ".safetensors":
@@ -89,7 +93,7 @@ def load_student(
         one_of("stem", stem, get_args(Stem))
     if image_size is not None:
         at_least("image_size", image_size, 1)
-    path = path_like("path", path)
+    path = path_or_address("path", path)
     described = read_description(path)
     size = None if described.image_input is None else described.image_input.size
     if image_size is not None and size not in (None, image_size):

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from ida_lightning.checks import path_like, text
+from ida_lightning.addresses import fetched, is_file
+from ida_lightning.checks import path_or_address, text
 from ida_lightning.errors import InputError, is_a, kind_of
 from ida_lightning.models.description import KEY, Description, ImageInput, check_description, description_in
 from ida_lightning.models.reading import explain, load_values
@@ -65,9 +66,9 @@ def load_weights(path: str | Path, what: str = "path", mapped: bool = False) -> 
     """Read weights without running code: safetensors, a plain state dict, or a Lightning checkpoint.
 
     Args:
-        path: the file. Anything not named ``*.safetensors`` is read with ``torch.load(weights_only=True)``. Where it
-            holds averaged weights (``state_dict_ema``) beside others, those are taken, as timm does, and a line in the
-            log says so.
+        path: the file, or its address (``s3://bucket/teacher.safetensors``). Anything not named ``*.safetensors`` is
+            read with ``torch.load(weights_only=True)``. Where it holds averaged weights (``state_dict_ema``) beside
+            others, those are taken, as timm does, and a line in the log says so.
         what: the argument that gave the path, for messages.
         mapped: whether tensors may lie in the file, of which is read what is used, for as long as they are kept.
 
@@ -78,9 +79,10 @@ def load_weights(path: str | Path, what: str = "path", mapped: bool = False) -> 
     Raises:
         InputError: if there is no such file, or it is damaged, holds code, or is something else.
     """
-    path = path_like(str(text("what", what)), path)
-    if not path.is_file():
-        raise InputError(f"{what}: expected a weight file, found nothing at {path}")
+    given = path_or_address(str(text("what", what)), path)
+    if not is_file(given):
+        raise InputError(f"{what}: expected a weight file, found nothing at {given}")
+    path = fetched(what, given)
     tensors: Mapping[Any, Any]
     facts: Mapping[Any, Any]
     if path.suffix == ".safetensors":
@@ -190,7 +192,7 @@ def fitting_tensors(network: nn.Module, weights: Weights, path: str | Path, what
             another one than the file's.
     """
     text("what", what)
-    path = path_like("path", path)
+    path = path_or_address("path", path)
     state = _tensors_of(is_a("network", network, nn.Module))
     is_a("weights", weights, Weights)
     if weights.tensors.keys() != state.keys():

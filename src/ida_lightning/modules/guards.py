@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
@@ -202,7 +201,7 @@ def check_loss(
     if bool(torch.isfinite(loss)):
         return
     where = f"epoch {trainer.current_epoch}, batch {batches_begun(trainer) - 1}"
-    path = Path(trainer.default_root_dir) / f"loss_step{trainer.global_step}_rank{trainer.global_rank}.pt"
+    path = f"{trainer.default_root_dir}/loss_step{trainer.global_step}_rank{trainer.global_rank}.pt"
     content = {
         "network": module.network.state_dict(),
         "batch": _plain(batch),

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ida_lightning.addresses import is_address
 from ida_lightning.cli import read_fit_config
 from ida_lightning.errors import InputError
 from ida_lightning.files import digest_of_file, joint_digest
@@ -223,6 +224,8 @@ def digest_of(path: str | tuple[str, ...] | None) -> str | None:
     """Return the SHA-256 of a file, or of several, which every cell of a comparison asks for; None if there is none."""
     if isinstance(path, tuple):
         return joint_digest(map(digest_of, path))
+    if path and is_address(path):
+        return digest_of_file(path)
     if not path or not Path(path).is_file():
         return None
     state = Path(path).stat()

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from ida_lightning.addresses import is_file
 from ida_lightning.errors import InputError
 from ida_lightning.files import writable_folder
 from ida_lightning.locks import OutputLock
@@ -136,7 +137,7 @@ def _require_teachers(configs: Mapping[str, Config], settings: Settings) -> None
     for name, config in configs.items():
         teacher = teacher_of(config)
         paths = (teacher,) if isinstance(teacher, str) else teacher or ()
-        missing = next((path for path in paths if path and not Path(path).is_file()), None)
+        missing = next((path for path in paths if path and not is_file(path)), None)
         if missing is not None:
             raise InputError(
                 f"methods.{name}: teacher_checkpoint: expected a weight file, found nothing at {missing}; "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from ida_lightning.addresses import is_address
 from ida_lightning.cli import Parser
 from ida_lightning.cli.help import COMMANDS
 from ida_lightning.errors import InputError, at_least, non_negative, one_of
@@ -40,8 +42,8 @@ def export_network(args: Sequence[str]) -> None:
     if pixels and not kind.takes_pixels:
         raise InputError(f"preprocess: expected outside for {to}, which holds weights and no program, got inside")
     require_packages(to)
-    out = writable_folder("out", options["out"])
-    with quiet(), OutputLock("out", out):
+    out = options["out"] if is_address(options["out"]) else writable_folder("out", options["out"])
+    with quiet(), nullcontext() if is_address(out) else OutputLock("out", out):
         run = read_run(options["config"])
         source = read_source(options, run)
         pictures = pictures_for(source, run, count)
@@ -59,7 +61,7 @@ def export_network(args: Sequence[str]) -> None:
             (folder / kind.report).write_text(json.dumps(report, indent=1) + "\n")
             if to == "hub":
                 (folder / "README.md").write_text(_card(source, parity, str(options["license"])))
-    print_line(f"exported: {out / kind.file}\n{parity}\nreport: {out / kind.report}")
+    print_line(f"exported: {out}/{kind.file}\n{parity}\nreport: {out}/{kind.report}")
 
 
 def _preprocessing(source: Source, pixels: bool) -> dict[str, Any]:
