@@ -88,8 +88,12 @@ def truth_needed(values: Tensor, label_mix: LabelMix) -> Tensor:
         tensor(0.6944)
     """
     missed = missed_rows(values, label_mix).to(values.dtype).mean()
-    by_guessing = 1 - label_mix.order().present.sum(1).to(values.dtype).mean() / values.shape[1]
-    return (missed / by_guessing.clamp_min(torch.finfo(values.dtype).eps)).square().clamp(max=1)
+    return share_of_truth(missed, 1 - label_mix.order().present.sum(1).to(values.dtype).mean() / values.shape[1])
+
+
+def share_of_truth(missed: Tensor, by_guessing: Tensor) -> Tensor:
+    """Return the share of truth for a rate of missed rows, and the rate at which guessing misses them."""
+    return (missed / by_guessing.clamp_min(torch.finfo(by_guessing.dtype).eps)).square().clamp(max=1)
 
 
 def missed_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
