@@ -220,6 +220,7 @@ class Tags(HTMLParser):
         self.text.append(data)
 
 
+@pytest.mark.draws
 def test_the_four_files_agree_and_the_page_needs_nothing_else(capsys):
     content = audit("ConfusedTeacher")
     verdict = content["verdict"]
