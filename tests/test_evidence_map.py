@@ -1,6 +1,7 @@
 """The map of docs/evidence.md: which comparisons it runs, and the rows it collects."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,31 @@ def test_more_methods_and_other_mixing_when_asked_for(comparisons, monkeypatch):
     assert "margin_0.2" in cutmix.methods
     assert "mixing" not in cutmix.common["data"]["init_args"]
     assert mixup.common["data"]["init_args"]["mixing"] == {"kind": "mixup"}
+
+
+def test_figures_of_a_teacher_are_those_of_its_audit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def audit(arguments, check):
+        assert check
+        assert "--model.teacher_checkpoint=outputs/evidence/map/teachers/12.safetensors" in arguments
+        assert ("--data.val_images=8000" in arguments) == ("--out=outputs/evidence/map/audits/few-12" in arguments)
+        out = Path(arguments[-1].removeprefix("--out="))
+        shown = {"clean": 0.1, "mixup": 0.2, "cutmix": 0.3, "validation": 0.4}
+        names = ("missed", "missed_by_guessing", "accuracy", "violated")
+        found = [{"mixing": m, "metric": name, "bin": "all", "value": v} for m, v in shown.items() for name in names]
+        out.mkdir(parents=True)
+        (out / "audit.json").write_text(json.dumps({"measurements": found}))
+
+    monkeypatch.setattr(evidence_map.subprocess, "run", audit)
+    assert run(monkeypatch, "--figures", "--teachers", "12", "--images", "few", "all") == 0
+    with evidence_map.FIGURES.open() as lines:
+        rows = list(csv.DictReader(lines))
+    found = [(row["images"], row["mixing"], row["missed"], row["val_accuracy"]) for row in rows]
+    assert found == [
+        *(("all", "cutmix", "0.3", "0.4"), ("all", "mixup", "0.2", "0.4"), ("all", "none", "0.1", "0.4")),
+        *(("few", "cutmix", "0.3", "0.4"), ("few", "mixup", "0.2", "0.4"), ("few", "none", "0.1", "0.4")),
+    ]
 
 
 def test_rows_of_a_comparison_take_the_place_of_older_ones(comparisons, monkeypatch):

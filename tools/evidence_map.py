@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from ida_lightning.files import replacing
 CONFIGS = Path("configs/evidence")
 OUTPUT = Path("outputs/evidence/map")
 RESULTS = Path("docs/evidence/results/map.csv")
+FIGURES = Path("docs/evidence/results/map_teachers.csv")
 KEPT = (
     "best_epoch", "best_val_acc", "best_test_acc", "last_val_acc", "last_val_nll", "last_test_acc", "last_test_nll",
     "last_test_nll_scaled", "last_test_ece", "last_agreement", "last_teacher_kl", "violation_rate", "moved_mass",
@@ -30,6 +32,8 @@ KEPT = (
 """Columns of a comparison's results.csv that the map keeps."""
 PLACE = ("images", "teacher_epochs", "mixing", "method", "seed")
 """The columns that say which run a row is of."""
+MEASURED = ("missed", "missed_by_guessing", "accuracy", "violated")
+"""What an audit measures of a teacher on the images that a student is shown, and the accuracy on validation images."""
 
 
 class Regime(NamedTuple):
@@ -85,18 +89,29 @@ def run(regime: Regime, more: bool, seeds: list[int]) -> int:
 
 def collect(regime: Regime) -> None:
     """Write the rows of a comparison's finished runs to the result file, in the place of older ones of these runs."""
-    rows: dict[tuple[str, ...], list[str]] = {}
-    if RESULTS.exists():
-        with RESULTS.open(encoding="utf-8", newline="") as lines:
-            rows = {tuple(row[key] for key in PLACE): list(row.values()) for row in csv.DictReader(lines)}
+    rows = _read(RESULTS, PLACE)
     results = regime.folder / "results.csv"
     if results.exists():
         with results.open(encoding="utf-8", newline="") as lines:
             for row in csv.DictReader(lines):
                 place = (*regime, row["method"], row["seed"])
                 rows[place] = [*place, *(row.get(key, "") for key in KEPT)]
-    with replacing(RESULTS) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as lines:
-        csv.writer(lines, lineterminator="\n").writerows([[*PLACE, *KEPT], *(rows[place] for place in sorted(rows))])
+    _write_table(RESULTS, [*PLACE, *KEPT], rows)
+
+
+def measure(images: str, teacher: str) -> None:
+    """Audit one teacher on the first images that its students are shown, and write what was found to the figures."""
+    out = OUTPUT / "audits" / f"{images}-{teacher}"
+    few = ["--data.val_images=8000"] * (images == "few")
+    files = ["audit", "--config", str(CONFIGS / "kd_cutmix.yaml"), f"--model.teacher_checkpoint={weights(teacher)}"]
+    subprocess.run([sys.executable, "-m", "ida_lightning", *files, *few, "--batches=60", f"--out={out}"], check=True)
+    found = json.loads((out / "audit.json").read_text(encoding="utf-8"))["measurements"]
+    values = {(each["mixing"], each["metric"]): each["value"] for each in found if each["bin"] == "all"}
+    rows = _read(FIGURES, PLACE[:3])
+    for mixing, shown in (("none", "clean"), ("mixup", "mixup"), ("cutmix", "cutmix")):
+        measured = [values[shown, metric] for metric in MEASURED] + [values["validation", "accuracy"]]
+        rows[images, teacher, mixing] = [images, teacher, mixing, *(f"{value:.6g}" for value in measured)]
+    _write_table(FIGURES, [*PLACE[:3], *MEASURED, "val_accuracy"], rows)
 
 
 def main() -> int:
@@ -106,8 +121,14 @@ def main() -> int:
     parser.add_argument("--images", nargs="+", choices=["few", "all"], default=["few"])
     parser.add_argument("--mixing", nargs="+", choices=["cutmix", "mixup", "none"], default=["cutmix"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--figures", action="store_true", help="audit the teachers, and train no student")
     parser.add_argument("--more", action="store_true", help="plain images, label revision and isotonic corrections too")
     given = parser.parse_args()
+    if given.figures:
+        for images in given.images:
+            for teacher in given.teachers:
+                measure(images, teacher)
+        return 0
     worst = 0
     for number in range(len(given.seeds)):
         seeds = given.seeds[: number + 1]
@@ -118,6 +139,18 @@ def main() -> int:
                     worst = max(worst, run(regime, given.more, seeds))
                     collect(regime)
     return worst
+
+
+def _read(path: Path, key: tuple[str, ...]) -> dict[tuple[str, ...], list[str]]:
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as lines:
+        return {tuple(row[name] for name in key): list(row.values()) for row in csv.DictReader(lines)}
+
+
+def _write_table(path: Path, names: list[str], rows: dict[tuple[str, ...], list[str]]) -> None:
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as lines:
+        csv.writer(lines, lineterminator="\n").writerows([names, *(rows[place] for place in sorted(rows))])
 
 
 def _written(path: Path, content: dict[str, Any]) -> Path:
