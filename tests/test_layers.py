@@ -10,8 +10,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "ida_lightning"
 LAYERS = [
-    {"errors"},
-    {"addresses"},
+    {"addressing", "errors"},
+    {"remote"},
     {"checks", "files", "label_mix", "texts"},
     {"isotonic", "mixing", "losses"},
     {"supervision"},

@@ -9,9 +9,9 @@ import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from ida_lightning.addresses import is_address
 from ida_lightning.errors import is_a
 from ida_lightning.files import replacing
+from ida_lightning.remote import is_address
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -7,8 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ida_lightning.addresses import checked_address, is_address, on_this_machine
 from ida_lightning.errors import InputError, at_least, kind_of, positive_share, share, whole_number
+from ida_lightning.remote import checked_address, is_address, on_this_machine
 
 _MOST_SEED = 2**32 - 1  # what seed_everything takes
 

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ida_lightning.addresses import fetched, is_address, is_file, on_this_machine, uploading, uploading_set
 from ida_lightning.errors import InputError, kind_of
+from ida_lightning.remote import fetched, is_address, is_file, on_this_machine, uploading, uploading_set
 
 _SET = ".finished-set"  # a set that is whole and on its way to its place
 _NAMES = ".names.json"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ida_lightning.addresses import on_this_machine
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing, writable_folder
+from ida_lightning.remote import on_this_machine
 
 
 class HeldError(InputError):

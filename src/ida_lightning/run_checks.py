@@ -11,11 +11,11 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from ida_lightning.addresses import is_address, on_this_machine
 from ida_lightning.errors import InputError
 from ida_lightning.files import writable_folder
 from ida_lightning.locks import OutputLock
 from ida_lightning.modules.evaluation import EvaluatedModule
+from ida_lightning.remote import is_address, on_this_machine
 
 _WRITES_AT_ADDRESSES = (CSVLogger, TensorBoardLogger)  # by fsspec; others would make a folder s3:
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from ida_lightning.addresses import fetched
+from ida_lightning.remote import fetched
 
 _OF_TRAINER = ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val")
 

@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from ida_lightning.addresses import is_file, move, remove
 from ida_lightning.checks import path_or_address, text
 from ida_lightning.errors import at_least, flag, one_of
+from ida_lightning.remote import is_file, move, remove
 
 
 class CheckpointCallback(ModelCheckpoint):

@@ -8,7 +8,6 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save_file
 
-from ida_lightning.addresses import is_address, is_file
 from ida_lightning.checks import path_or_address
 from ida_lightning.errors import InputError, is_a
 from ida_lightning.files import replacing, writable_file
@@ -16,6 +15,7 @@ from ida_lightning.locks import OutputLock
 from ida_lightning.models import exportable
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.evaluation import require_finite
+from ida_lightning.remote import is_address, is_file
 from ida_lightning.trackers import log_artifact
 
 

@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from ida_lightning.adapters import as_mixed_batch
-from ida_lightning.addresses import is_address
 from ida_lightning.checks import path_or_address
 from ida_lightning.data_facts import DataFacts, facts_of
 from ida_lightning.errors import at_least
 from ida_lightning.files import replacing, writable_file
+from ida_lightning.remote import is_address
 from ida_lightning.texts import csv_text
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
-from ida_lightning.addresses import is_file
 from ida_lightning.errors import InputError, kind_of
 from ida_lightning.models.named import is_registered
 from ida_lightning.models.reading import load_values
 from ida_lightning.modules.short_names import SHORT_NAMES
+from ida_lightning.remote import is_file
 
 # What the tensors in a checkpoint belong to, and what its optimiser's state has decided.
 _NETWORK = {"model", "student", "model_args", "student_args"}

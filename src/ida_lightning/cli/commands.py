@@ -18,7 +18,6 @@ import ida_lightning.callbacks
 import ida_lightning.data
 import ida_lightning.methods
 import ida_lightning.modules  # noqa: F401
-from ida_lightning.addresses import fetched, is_address, is_file
 from ida_lightning.callbacks import PredictionsCallback
 from ida_lightning.checkpoint_io import write_whole_checkpoints
 from ida_lightning.cli.checkpoints import check_checkpoint, model_names, model_values, settle
@@ -31,6 +30,7 @@ from ida_lightning.errors import InputError
 from ida_lightning.lightning_internals import BuildThenRun
 from ida_lightning.models.reading import values_allowed
 from ida_lightning.modules.short_names import spell_out
+from ida_lightning.remote import fetched, is_address, is_file
 from ida_lightning.run_checks import kept_outputs, require_weights
 
 # What schedulers count, in epochs or in steps; a run of twice the epochs has twice the steps.
@@ -66,6 +66,8 @@ class IDACLI(BuildThenRun, LightningCLI):
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         # Lightning 2.6 asks torch 2.15's pytrees in a way that torch has deprecated; nothing a user could change.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        first = next(iter(sys.argv[1:] if args is None else args), None)
+        self.asked = first if first in {*LightningCLI.subcommands(), *self.commands} else None
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,

@@ -8,10 +8,10 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from ida_lightning.addresses import is_address, is_file
 from ida_lightning.callbacks import CheckpointCallback, ExportCallback
 from ida_lightning.errors import InputError
 from ida_lightning.lightning_internals import numbers_further_files
+from ida_lightning.remote import is_address, is_file
 
 
 def check_reruns(trainer: L.Trainer, resumes: bool) -> None:

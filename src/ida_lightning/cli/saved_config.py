@@ -9,10 +9,10 @@ import lightning as L
 import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.cli import SaveConfigCallback
 
-from ida_lightning.addresses import is_address
 from ida_lightning.files import clear_unfinished, replacing
 from ida_lightning.lightning_internals import write_whole_tables
 from ida_lightning.modules.base import ClassifierBase
+from ida_lightning.remote import is_address
 from ida_lightning.trackers import describe_run, run_folder
 
 

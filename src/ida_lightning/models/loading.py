@@ -11,7 +11,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ida_lightning.addresses import fetched, is_file
 from ida_lightning.checks import path_or_address, text
 from ida_lightning.errors import InputError, at_least, is_a, kind_of, one_of
 from ida_lightning.models.build import Stem, build_model
@@ -19,6 +18,7 @@ from ida_lightning.models.description import Description, description_in
 from ida_lightning.models.named import is_registered
 from ida_lightning.models.reading import values_allowed
 from ida_lightning.models.weights import decoded_metadata, load_weights, put_weights
+from ida_lightning.remote import fetched, is_file
 
 
 class NetworkFile(NamedTuple):

@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from ida_lightning.addresses import fetched, is_file
 from ida_lightning.checks import path_or_address, text
 from ida_lightning.errors import InputError, is_a, kind_of
 from ida_lightning.models.description import KEY, Description, ImageInput, check_description, description_in
 from ida_lightning.models.reading import explain, load_values
+from ida_lightning.remote import fetched, is_file
 
 # The names under which checkpoints keep them; torchvision's and timm's among them.
 _USUAL = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params")

@@ -10,10 +10,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ida_lightning.addresses import is_address
 from ida_lightning.cli import read_fit_config
 from ida_lightning.errors import InputError
 from ida_lightning.files import digest_of_file, joint_digest
+from ida_lightning.remote import is_address
 from ida_lightning.studies.compare.settings import Settings
 from ida_lightning.trackers import flat
 

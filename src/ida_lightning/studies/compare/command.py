@@ -7,10 +7,10 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from ida_lightning.addresses import is_file
 from ida_lightning.errors import InputError
 from ida_lightning.files import writable_folder
 from ida_lightning.locks import OutputLock
+from ida_lightning.remote import is_file
 from ida_lightning.studies.compare.cells import (
     Cell,
     Result,

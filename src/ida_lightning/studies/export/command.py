@@ -10,12 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from ida_lightning.addresses import is_address
 from ida_lightning.cli import Parser
 from ida_lightning.cli.help import COMMANDS
 from ida_lightning.errors import InputError, at_least, non_negative, one_of
 from ida_lightning.files import replacing_set, writable_folder
 from ida_lightning.locks import OutputLock
+from ida_lightning.remote import is_address
 from ida_lightning.studies.console import print_line, quiet
 from ida_lightning.studies.export.formats import FORMATS, Network, require_packages
 from ida_lightning.studies.export.parity import Parity, as_report, compare_answers

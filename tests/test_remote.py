@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 from safetensors.torch import load_file, save_file
 
-from ida_lightning import InputError, Mixing, addresses
+from ida_lightning import InputError, Mixing, remote
 from ida_lightning.__main__ import main
 from ida_lightning.callbacks import CheckpointCallback, ExportCallback, PredictionsCallback
 from ida_lightning.data import (
@@ -105,12 +105,12 @@ def test_a_file_address_is_a_path(tmp_path):
 def test_a_copy_is_made_once_and_again_after_a_change(memory):
     with fsspec.open("memory://x/a.txt", "w") as file:
         file.write("one")
-    first = addresses.fetched("path", "memory://x/a.txt")
-    assert addresses.fetched("path", "memory://x/a.txt") == first
+    first = remote.fetched("path", "memory://x/a.txt")
+    assert remote.fetched("path", "memory://x/a.txt") == first
     before = digest_of_file("memory://x/a.txt")
     with fsspec.open("memory://x/a.txt", "w") as file:
         file.write("two")
-    assert addresses.fetched("path", "memory://x/a.txt").read_text() == "two"
+    assert remote.fetched("path", "memory://x/a.txt").read_text() == "two"
     assert digest_of_file("memory://x/a.txt") != before
     assert digest_of_file("memory://x/b.txt") is None
 
