@@ -20,7 +20,7 @@ LOWER_STAMP := $(LOWER_VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install hooks demo compare-demo audit-demo check test test-fast test-slow test-lower-bounds coverage \
-  bench-isotonic bench-data bench-step bench-aot bench-teacher-memory gpu-check export-parity package notebooks pictures docs docs-serve clean
+  bench-isotonic bench-data bench-step bench-aot bench-teacher-memory bench-scale gpu-check export-parity package notebooks pictures docs docs-serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -92,6 +92,9 @@ bench-aot: $(STAMP) ## compile the kernel for GPUs that are not here, 10 minutes
 
 bench-teacher-memory: $(STAMP) ## memory of a teacher that two processes hold whole and in shares, 1 minute; prints a table
 	$(RUN) benchmarks/teacher_memory.py
+
+bench-scale: $(STAMP) ## what ImageNet runs cost at 1, 8 and 64 GPUs, 1 minute; IMAGES=... has train/<class>/*.JPEG
+	$(RUN) benchmarks/scale.py --images $(IMAGES)
 
 # No stamp and no environment of ours: a machine with a GPU may have no network, and its own Python with torch in it.
 gpu-check: ## is the CUDA path right, what does it cost, 8 minutes; writes benchmarks/results (PYTHON=... chooses)
