@@ -152,6 +152,7 @@ LOCAL_ONLY = {
     "nobody's protocol": lambda: ExportCallback("nobody://x/student.safetensors"),
     "W&B": lambda: kept_outputs(trainer(".", logger=WandbLogger(save_dir=ADDRESS, offline=True)), True).__enter__(),
     "default_root_dir": lambda: kept_outputs(trainer("file:///x"), True).__enter__(),
+    "root without its package": lambda: kept_outputs(trainer(ADDRESS), True).__enter__(),
     "compare output": lambda: compare(ADDRESS),
 }
 

@@ -62,11 +62,11 @@ def checked_address(name: str, path: str) -> str:
     return path
 
 
-def is_file(path: str | Path) -> bool:
-    """Say whether there is a file, here or at an address."""
+def is_file(path: str | Path, name: str = "path") -> bool:
+    """Say whether there is a file, here or at an address that the argument of a name gave."""
     if not is_address(path):
         return Path(path).is_file()
-    with _reached("path", path) as (files, place):
+    with _reached(name, path) as (files, place):
         return bool(files.isfile(place))
 
 

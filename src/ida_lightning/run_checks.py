@@ -15,7 +15,7 @@ from ida_lightning.errors import InputError
 from ida_lightning.files import writable_folder
 from ida_lightning.locks import OutputLock
 from ida_lightning.modules.evaluation import EvaluatedModule
-from ida_lightning.remote import is_address, on_this_machine
+from ida_lightning.remote import checked_address, is_address, on_this_machine
 
 _WRITES_AT_ADDRESSES = (CSVLogger, TensorBoardLogger)  # by fsspec; others would make a folder s3:
 
@@ -76,7 +76,9 @@ def kept_outputs(trainer: L.Trainer, fits: bool) -> Iterator[None]:
             for name, folder in folders:
                 if folder is not None and re.match(r"(file|local):", str(folder)):  # Lightning would make it here
                     raise InputError(f"{name}: expected a path without file:, got {folder}")
-                if folder is not None and not is_address(folder):
+                if is_address(folder):
+                    checked_address(name, str(folder))
+                elif folder is not None:
                     writable_folder(name, folder)
                     if name == "dirpath":
                         locks.enter_context(OutputLock(name, folder))

@@ -29,7 +29,7 @@ def check_checkpoint(path: str, subcommand: str) -> None:
     """
     if path in ("best", "registry", "last", "hpc"):
         raise InputError(f"ckpt_path: expected a file, got {path}, which only a process that trains can know")
-    if not is_file(path):
+    if not is_file(path, "ckpt_path"):
         raise InputError(f"ckpt_path: expected a checkpoint, found nothing at {path}")
     weights = f"ckpt_path: expected a checkpoint of a run, got weights alone, {path}; predict --weights takes them"
     if Path(path).suffix == ".safetensors":

@@ -137,7 +137,7 @@ class IDACLI(BuildThenRun, LightningCLI):
         entries = teacher if isinstance(teacher, list) else []
         checkpoints = [entry.get("checkpoint") for entry in entries if isinstance(entry, Namespace)]
         checkpoints.append(arguments.get("model.init_args.teacher_checkpoint"))
-        checkpoint = next((path for path in checkpoints if path and not is_file(path)), None)
+        checkpoint = next((path for path in checkpoints if path and not is_file(path, "teacher_checkpoint")), None)
         outputs = arguments.get("model.init_args.teacher_outputs")
         if outputs is not None and outputs.mode == "replay" and self.subcommand == "fit":
             return  # the teacher's answers are there in its place
@@ -202,7 +202,7 @@ class IDACLI(BuildThenRun, LightningCLI):
         subcommand = self.config.get("subcommand")
         if not subcommand or not path or (path in ("last", "hpc") and subcommand == "fit"):
             return
-        if is_address(path) and is_file(path):  # from here on a copy is read
+        if is_address(path) and is_file(path, "ckpt_path"):  # from here on a copy is read
             path = str(fetched("ckpt_path", path))
             self.arguments["ckpt_path"] = path
         check_checkpoint(path, subcommand)

@@ -80,7 +80,7 @@ def load_weights(path: str | Path, what: str = "path", mapped: bool = False) -> 
         InputError: if there is no such file, or it is damaged, holds code, or is something else.
     """
     given = path_or_address(str(text("what", what)), path)
-    if not is_file(given):
+    if not is_file(given, what):
         raise InputError(f"{what}: expected a weight file, found nothing at {given}")
     path = fetched(what, given)
     tensors: Mapping[Any, Any]
