@@ -8,17 +8,34 @@ from ida_lightning.data.sets.fashion_mnist import FashionMNISTDataModule
 from ida_lightning.data.sets.from_datasets import FromDatasetsDataModule
 from ida_lightning.data.sets.image_folder import ImageFolderDataModule
 from ida_lightning.data.sets.images import ImagesDataModule
+from ida_lightning.data.sets.streaming import Crops, StreamingDataModule
 from ida_lightning.data.sets.tiny_imagenet import TinyImageNetDataModule
+from ida_lightning.data.streaming import (
+    HuggingFaceStream,
+    ImageStream,
+    LitDataStream,
+    StreamedImage,
+    StreamShare,
+    WebDatasetStream,
+)
 
 __all__ = [
     "Augmentation",
     "CIFAR10DataModule",
     "CIFAR100DataModule",
+    "Crops",
     "DigitsDataModule",
     "FashionMNISTDataModule",
     "FromDatasetsDataModule",
+    "HuggingFaceStream",
     "ImageFolderDataModule",
+    "ImageStream",
     "ImagesDataModule",
+    "LitDataStream",
     "MixingDataModule",
+    "StreamShare",
+    "StreamedImage",
+    "StreamingDataModule",
     "TinyImageNetDataModule",
+    "WebDatasetStream",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ida_lightning.data.decoded import DecodedImages
 from ida_lightning.data.in_memory import InMemoryImages
+from ida_lightning.data.streaming.loader import StreamSplit
 
 _MOST_NAMES = 5
 
@@ -21,7 +22,7 @@ def lines_about(splits: Mapping[str, Any], origins: Mapping[str, str], class_nam
         origins: in words where a split comes from, for those of which it is known.
         class_names: of all classes.
     """
-    counts = [f"{name} {len(split):,} images" for name, split in splits.items()]
+    counts = [f"{name} {_count(split)} images" for name, split in splits.items()]
     said = [f" ({origins[name]})" if name in origins else "" for name in splits]
     usual = () if set(splits) == {"predict"} else ("train", "val", "test")
     absent = [f"no {name} images" for name in usual if name not in splits]
@@ -35,6 +36,11 @@ def lines_about(splits: Mapping[str, Any], origins: Mapping[str, str], class_nam
         if missing:
             more = f" and {len(missing) - _MOST_NAMES} more classes" if len(missing) > _MOST_NAMES else ""
             yield f"data: {name} has no image of {', '.join(missing[:_MOST_NAMES])}{more}"
+
+
+def _count(split: Any) -> str:
+    size = split.stream.size() if isinstance(split, StreamSplit) else len(split)
+    return "an unknown number of" if size is None else f"{size:,}"
 
 
 def _labels(split: Any) -> Tensor | None:
