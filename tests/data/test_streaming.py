@@ -1,13 +1,16 @@
 """The streaming data module in fits: what is seen, what goes on exactly, and what needs a length."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import Callback
 
 from ida_lightning import InputError, Mixing
+from ida_lightning.__main__ import main
 from ida_lightning.callbacks import PredictionsCallback, SpeedCallback
 from ida_lightning.data import Crops, StreamingDataModule
 from ida_lightning.data_facts import facts_from
@@ -16,6 +19,7 @@ from ida_lightning.modules import ClassificationModule, DistillationModule, Teac
 from ida_lightning.studies.audit.measure import training_batches
 from ida_lightning.studies.audit.run import audit
 from ida_lightning.studies.export.source import pictures_for
+from tests.helpers.comparisons import CONTROL, rows_of, set_up, write_comparison
 from tests.helpers.data import Keep, same
 from tests.helpers.networks import TinyNet
 from tests.helpers.streams import Pixels
@@ -149,6 +153,21 @@ def test_the_audit_of_a_stream(tmp_path):
     data = data_of(Pixels(known=False))
     report, _ = audit(trainer(tmp_path), networks(), data, batches=2, out=str(tmp_path / "audit"))
     assert report.facts["data"]["rows"] == 16
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_comparison_on_a_stream():
+    set_up()
+    stream = {"class_path": "tests.helpers.streams.Pixels", "init_args": {"images": 48}}
+    options = {"train": stream, "val": stream, "test": stream, "class_names": CLASSES, "crops": {"image_size": 8}}
+    data = {"class_path": "StreamingDataModule", "init_args": {**options, "batch_size": 8, "num_workers": 0}}
+    for name in ("fit.yaml", "teacher.yaml"):
+        config = yaml.safe_load(Path(name).read_text())
+        Path(name).write_text(yaml.safe_dump({**config, "data": data}))
+    control = {"trainer": {"callbacks": [CONTROL]}}
+    main(write_comparison(seeds=[0], methods={"kd_aug": {}, "control": control}))
+    assert {row["method"] for row in rows_of("results")} == {"kd_aug", "control"}
 
 
 def test_an_export_is_compared_on_the_first_images():
