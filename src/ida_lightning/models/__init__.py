@@ -5,7 +5,7 @@ from ida_lightning.models.choice import chosen_outputs, known_outputs, outputs_i
 from ida_lightning.models.description import Description, ImageInput, describe, pretrained_input
 from ida_lightning.models.loading import NetworkFile, load_network, load_student, read_description
 from ida_lightning.models.named import has_new_head, is_of_a_hub
-from ida_lightning.models.outputs import check_logits, failure, logits_of, try_network
+from ida_lightning.models.outputs import check_logits, converted, failure, logits_of, run_network, try_network
 from ida_lightning.models.weights import (
     Weights,
     exportable,
@@ -22,6 +22,7 @@ __all__ = [
     "build_model",
     "check_logits",
     "chosen_outputs",
+    "converted",
     "describe",
     "eval_mode",
     "exportable",
@@ -38,5 +39,6 @@ __all__ = [
     "pretrained_input",
     "put_weights",
     "read_description",
+    "run_network",
     "try_network",
 ]
