@@ -29,8 +29,9 @@ def questions(tmp_path, monkeypatch):
     write_texts(Path("data/trec/test.txt"), made_pairs(72)[60:])
 
 
-def small(role):
-    return ["--data.tokens.vocabulary=300", f"--model.{role}={json.dumps({'vocab_size': 300, 'width': 4, 'filters': 4})}"]
+def small(*roles):
+    args = json.dumps({"vocab_size": 300, "width": 4, "filters": 4})
+    return ["--data.tokens.vocabulary=300", *(f"--model.{role}={args}" for role in roles)]
 
 
 @pytest.mark.parametrize("task", ["trec6", "trec50"])
@@ -40,7 +41,7 @@ def test_teacher_and_student_of_trec_train(task, questions):
     assert described.class_names == (["HUM", "LOC", "NUM"] if task == "trec6" else ["HUM:ind", "LOC:city", "NUM:date"])
     assert described.network == "ida_lightning.models.TextCNN"
     assert re.fullmatch("[0-9a-f]{64}", described.vocabulary)
-    fit(f"text/{task}_student", *FEW, *small("teacher_args"), *small("student_args"))
+    fit(f"text/{task}_student", *FEW, *small("teacher_args", "student.args"))
     logged = metrics_of(1)
     assert {"student/val_acc", "teacher/val_acc", "train/violation_rate"} <= logged.keys()
     student = load_student(f"outputs/text/{task}_student.safetensors")
@@ -50,9 +51,10 @@ def test_teacher_and_student_of_trec_train(task, questions):
 
 def test_bert_teaches_distilbert_by_name(questions):
     tokenizer = make_tokenizer(TINY, [text for text, _ in made_pairs(60)])
+    other = {"vocab_size": 300, "dim": 8, "hidden_dim": 8, "n_layers": 1, "n_heads": 2}
     tiny = {
         "google-bert/bert-base-uncased": ("bert", TINY_BERT),
-        "distilbert/distilbert-base-uncased": ("distilbert", {"vocab_size": 300, "dim": 8, "n_layers": 1, "n_heads": 2}),
+        "distilbert/distilbert-base-uncased": ("distilbert", other),
     }
     for name, (kind, args) in tiny.items():  # a folder of this name is taken as the name would be
         build_model(f"transformers:{kind}", 3, **args).base_model.save_pretrained(name)
@@ -80,7 +82,7 @@ def test_another_vocabulary_is_refused_before_the_first_step(questions, capsys):
         return capsys.readouterr().err.splitlines()[-1]
 
     fit("text/trec6_teacher", *FEW, *small("model_args"))
-    line = refused("--data.tokens.vocabulary=400", *small("teacher_args")[1:], *small("student_args")[1:])
-    assert "expected a network for the 4" in line
-    larger = ["--data.tokens.vocabulary=290", *small("teacher_args")[1:], *small("student_args")[1:]]
-    assert "teacher: expected weights that were trained with the data's tokenizer" in refused(*larger)
+    networks = small("teacher_args", "student.args")
+    assert "student: expected a network for the 365 tokens" in refused(*networks, "--data.tokens.vocabulary=400")
+    line = refused(*networks, "--data.tokens.vocabulary=290")
+    assert "teacher: expected weights that were trained with the data's tokenizer" in line

@@ -61,6 +61,7 @@ from ida_lightning.mixing import (
     draw_mosaic,
     mix_batch,
     mix_images,
+    mix_inputs,
     mix_labels,
     stack_pool,
     with_plain,

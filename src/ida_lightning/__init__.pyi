@@ -19,6 +19,8 @@ from .data import FashionMNISTDataModule as FashionMNISTDataModule
 from .data import FromDatasetsDataModule as FromDatasetsDataModule
 from .data import ImageFolderDataModule as ImageFolderDataModule
 from .data import ImagesDataModule as ImagesDataModule
+from .data import InMemoryInputs as InMemoryInputs
+from .data import LabelledDataModule as LabelledDataModule
 from .data import MixingDataModule as MixingDataModule
 from .data import TextDataModule as TextDataModule
 from .data import TextFields as TextFields
@@ -93,6 +95,7 @@ from .mixing import draw_mixup as draw_mixup
 from .mixing import draw_mosaic as draw_mosaic
 from .mixing import mix_batch as mix_batch
 from .mixing import mix_images as mix_images
+from .mixing import mix_inputs as mix_inputs
 from .mixing import mix_labels as mix_labels
 from .mixing import stack_pool as stack_pool
 from .mixing import with_plain as with_plain

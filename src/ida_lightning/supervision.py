@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ida_lightning.errors import InputError, float_matrix, floats_like, is_a, kind_of, non_negative, positive, share
+from ida_lightning.inputs import Inputs, take_rows
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.losses import KL, DistillationLoss, mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
@@ -23,7 +24,7 @@ class Supervision(NamedTuple):
     Immutable: use ``_replace`` or :meth:`select`.
 
     Attributes:
-        inputs: ``(batch, channels, height, width)``, what the student will see.
+        inputs: what the student will see: ``(batch, ...)``, or a mapping of such.
         label_mix: the hard label of every row.
         index: int64 ``(batch,)``, dataset positions.
         teacher_logits: float32 ``(batch, classes)``, as the teacher gave them.
@@ -37,7 +38,7 @@ class Supervision(NamedTuple):
         rows: int64 ``(batch,)``, which rows of the batch that the teacher saw are left; None where all are, in order.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     label_mix: LabelMix
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     teacher_logits: Tensor
@@ -99,7 +100,7 @@ class Supervision(NamedTuple):
         """
         label_mix = self.label_mix.select(rows)
         return Supervision(
-            self.inputs[rows],
+            take_rows(self.inputs, rows),
             label_mix,
             self.index[rows],
             self.teacher_logits[rows],
@@ -142,10 +143,11 @@ def check_supervision(value: object, before: Supervision, source: str) -> Superv
         raise InputError(f"{source}: expected soft_labels {wanted}, got {kind_of(value.soft_labels)}")
     fields = {name: field for name, field in value._asdict().items() if name not in ("label_mix", "temperature")}
     fields |= {f"label_mix.{name}": field for name, field in zip(LabelMix._fields, value.label_mix, strict=True)}
+    if isinstance(value.inputs, Mapping):
+        del fields["inputs"]
+        fields |= {f"inputs[{name!r}]": tensor for name, tensor in value.inputs.items()}
     for name, field in fields.items():
-        if name in ("mixed", "kept_from", "rows", "inputs") and not isinstance(
-            field, Tensor
-        ):  # unknown, or inputs of several tensors
+        if name in ("mixed", "kept_from", "rows") and field is None:  # unknown
             continue
         if not isinstance(field, Tensor) or not field.ndim or len(field) != rows:
             raise InputError(f"{source}: expected {name} with the {rows} rows of soft_labels, got {kind_of(field)}")

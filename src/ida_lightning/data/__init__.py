@@ -1,7 +1,9 @@
 """Data modules that supply mixed batches with label-order metadata."""
 
 from ida_lightning.augment.augmentation import Augmentation
-from ida_lightning.data.base import MixingDataModule
+from ida_lightning.data.base import LabelledDataModule
+from ida_lightning.data.in_memory import InMemoryInputs
+from ida_lightning.data.pictures import MixingDataModule
 from ida_lightning.data.sets.cifar import CIFAR10DataModule, CIFAR100DataModule
 from ida_lightning.data.sets.digits import DigitsDataModule
 from ida_lightning.data.sets.fashion_mnist import FashionMNISTDataModule
@@ -22,6 +24,8 @@ __all__ = [
     "FromDatasetsDataModule",
     "ImageFolderDataModule",
     "ImagesDataModule",
+    "InMemoryInputs",
+    "LabelledDataModule",
     "MixingDataModule",
     "TextDataModule",
     "TextFields",

@@ -1,6 +1,6 @@
-"""Mixing images with the label order kept: draw a plan, then apply it."""
+"""Mixing images, or other inputs, with the label order kept: draw a plan, then apply it."""
 
-from ida_lightning.mixing.apply import mix_images, mix_labels
+from ida_lightning.mixing.apply import mix_images, mix_inputs, mix_labels
 from ida_lightning.mixing.draw import Mixing, MixingKind, draw_cutmix, draw_mixup, draw_mosaic
 from ida_lightning.mixing.plan import MixedBatch, MixPlan, PlainImages, Size
 from ida_lightning.mixing.pools import mix_batch, stack_pool, with_plain
@@ -17,6 +17,7 @@ __all__ = [
     "draw_mosaic",
     "mix_batch",
     "mix_images",
+    "mix_inputs",
     "mix_labels",
     "stack_pool",
     "with_plain",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ida_lightning.errors import InputError, kind_of, labels_in_range
+from ida_lightning.inputs import Inputs
 from ida_lightning.label_mix import LabelMix
 
 Size = tuple[int, int]  # height, width
@@ -17,15 +18,16 @@ class MixedBatch(NamedTuple):
     """A batch as a data module yields it; every field has a leading batch dimension.
 
     Attributes:
-        inputs: float ``(batch, channels, height, width)``, normalised.
-        label_mix: the classes of every image and their weights.
-        index: int64 ``(batch,)``, the position of the row's own image in its data set; -1 if unknown.
+        inputs: what networks are given: ``(batch, ...)``, or a mapping of such tensors (token ids and their mask, say),
+            whose entries a network takes by name. Pictures are float ``(batch, channels, height, width)``, normalised.
+        label_mix: the classes of every row and their weights.
+        index: int64 ``(batch,)``, the position of the row's own input in its data set; -1 if unknown.
         partner: int64 ``(batch, partners)``, the rows of this batch that were mixed in; the row itself where none was.
         plain: one :class:`PlainImages` where the unmixed images were asked for (``keeps_plain`` of the data module),
             else empty, which costs nothing.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     label_mix: LabelMix
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     partner: Tensor

@@ -5,7 +5,7 @@ from ida_lightning.models.choice import chosen_outputs, known_outputs, outputs_i
 from ida_lightning.models.description import Description, ImageInput, describe, pretrained_input
 from ida_lightning.models.loading import NetworkFile, load_network, load_student, read_description
 from ida_lightning.models.named import has_new_head, is_of_a_hub
-from ida_lightning.models.outputs import check_logits, failure, logits_of, try_network
+from ida_lightning.models.outputs import check_logits, converted, failure, logits_of, run_network, try_network
 from ida_lightning.models.text_networks import TextCNN
 from ida_lightning.models.vocabulary import Vocabulary, check_vocabulary, note_vocabulary
 from ida_lightning.models.weights import (
@@ -27,6 +27,7 @@ __all__ = [
     "check_logits",
     "check_vocabulary",
     "chosen_outputs",
+    "converted",
     "describe",
     "eval_mode",
     "exportable",
@@ -44,5 +45,6 @@ __all__ = [
     "pretrained_input",
     "put_weights",
     "read_description",
+    "run_network",
     "try_network",
 ]

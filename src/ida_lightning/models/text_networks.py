@@ -19,6 +19,8 @@ TRANSFORMERS_PREFIX = "transformers:"
 class TextCNN(nn.Module):
     """A small classifier of texts: words side by side, convolved, and the largest answer of each filter.
 
+    Token 0 is padding, as with a tokenizer that is trained here: its embedding is zero and stays so.
+
     Args:
         num_classes: width of the output.
         vocab_size: how many tokens the tokenizer has, or more.
@@ -52,7 +54,7 @@ class TextCNN(nn.Module):
         for name, value in (("num_classes", num_classes), ("width", width), ("filters", filters)):
             at_least(name, value, 1)
         self.windows = whole_numbers("windows", windows, 1, 1)
-        self.embedding = nn.Embedding(at_least("vocab_size", vocab_size, 1), width)
+        self.embedding = nn.Embedding(at_least("vocab_size", vocab_size, 1), width, padding_idx=0)
         self.convolutions = nn.ModuleList(nn.Conv1d(width, filters, size, padding=size - 1) for size in self.windows)
         self.dropout = nn.Dropout(share_below_one("dropout", dropout))
         self.head = nn.Linear(filters * len(self.windows), num_classes)

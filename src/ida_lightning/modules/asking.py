@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ida_lightning.blending import blend_plain
 from ida_lightning.errors import InputError
+from ida_lightning.inputs import Inputs, as_pictures
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules.options import TeacherOutputs, View
 from ida_lightning.modules.teacher import FrozenTeacher
@@ -155,11 +156,11 @@ class AskedTeacher:
         self.live += 1
         return store.write(place, batch, self.look(batch.inputs))
 
-    def look(self, images: Tensor) -> Tensor:
-        """Return the teacher's logits of images, of their mirror images too where it looks at those."""
+    def look(self, inputs: Inputs) -> Tensor:
+        """Return the teacher's logits of inputs; of pictures their mirror images too where it looks at those."""
         if self.view != "mirrored":
-            return self.teacher(images)
-        return (self.teacher(images) + self.teacher(images.flip(-1))) / 2
+            return self.teacher(inputs)
+        return (self.teacher(inputs) + self.teacher(as_pictures("teacher_view: mirrored", inputs).flip(-1))) / 2
 
 
 def unknown_rows(logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ida_lightning.errors import InputError
+from ida_lightning.inputs import Inputs
 from ida_lightning.lightning_internals import attached_trainer
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules.distillation import DistillationModule
@@ -51,9 +52,9 @@ class TeacherRecorder(EvaluatedModule):
         """The teacher."""
         return cast(nn.Module, self.answers.teacher.network)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the teacher's logits ``(batch, classes)``, of images as the student sees them."""
-        return self.answers.teacher(images)
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return the teacher's logits ``(batch, classes)``, of inputs as the student sees them."""
+        return self.answers.teacher(inputs)
 
     def setup(self, stage: str) -> None:
         """Build the teacher and open the folder."""

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
-from ida_lightning.data import MixingDataModule
+from ida_lightning.data import LabelledDataModule
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.lightning_internals import set_max_epochs
 from ida_lightning.modules import DistillationModule
@@ -30,7 +30,7 @@ def teach(
     Args:
         trainer: its devices, precision and progress bar are used; its callbacks and loggers are not.
         model: a DistillationModule with ``teacher_outputs``.
-        datamodule: a MixingDataModule.
+        datamodule: a LabelledDataModule.
         epochs: how many; none takes the cycle of ``teacher_outputs``, or else the Trainer's ``max_epochs``.
 
     Raises:
@@ -38,8 +38,8 @@ def teach(
     """
     if not isinstance(model, DistillationModule):
         raise InputError(f"model: expected a DistillationModule, got {type(model).__name__}")
-    if not isinstance(datamodule, MixingDataModule):
-        raise InputError(f"data: expected a MixingDataModule, got {type(datamodule).__name__}")
+    if not isinstance(datamodule, LabelledDataModule):
+        raise InputError(f"data: expected a LabelledDataModule, got {type(datamodule).__name__}")
     recorder = TeacherRecorder(model)
     options = recorder.answers.options
     assert options is not None

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ida_lightning.data.in_memory import carve
 from ida_lightning.data.base import LabelledDataModule
+from ida_lightning.data.in_memory import carve
 from ida_lightning.data.text_files import LabelledTexts, TextFields, read_texts
 from ida_lightning.data.texts import Texts
 from ida_lightning.data.tokens import TextTokenizer, Tokens, make_tokenizer

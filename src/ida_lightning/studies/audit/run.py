@@ -15,7 +15,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ida_lightning.data import MixingDataModule
+from ida_lightning.data import LabelledDataModule, MixingDataModule
+from ida_lightning.data_facts import facts_from
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.files import writable_folder
 from ida_lightning.isotonic import Space, describe_trials
@@ -30,14 +31,14 @@ from ida_lightning.methods import (
     LabelRevisionCallback,
     Method,
 )
-from ida_lightning.models import ImageInput, load_weights, put_weights
+from ida_lightning.models import load_weights, put_weights
 from ida_lightning.modules import DistillationModule
 from ida_lightning.modules.teachers import FrozenTeachers
 from ida_lightning.revision_selection.revision import revise_soft_labels
 from ida_lightning.revision_selection.selection import trusted_rows
 from ida_lightning.studies.audit.examples import MostChanged
 from ida_lightning.studies.audit.figure import draw
-from ida_lightning.studies.audit.measure import measure
+from ida_lightning.studies.audit.measure import measure, takes_rectangles
 from ida_lightning.studies.audit.page import write_page
 from ida_lightning.studies.audit.report import Configured, Report, summarise, worst_pairs
 from ida_lightning.studies.audit.verdict import Verdict, judge
@@ -65,7 +66,7 @@ def audit(
     Args:
         trainer: any Trainer; its device, precision and progress bar are used, and its callbacks say what is corrected.
         model: a DistillationModule; its teacher is audited.
-        datamodule: a MixingDataModule.
+        datamodule: a LabelledDataModule.
         batches: how many batches; none for about 10,000 images, or one epoch if that is shorter.
         out: the folder for audit.json, audit.csv, audit.png and audit.html.
         stddev_batches: also measure, on so many batches, T. stddev of the augmentations from identity to CutMixPick
@@ -89,8 +90,8 @@ def audit(
     """
     if not isinstance(model, DistillationModule):
         raise InputError(f"model: expected a DistillationModule, got {type(model).__name__}")
-    if not isinstance(datamodule, MixingDataModule):
-        raise InputError(f"data: expected a MixingDataModule, got {type(datamodule).__name__}")
+    if not isinstance(datamodule, LabelledDataModule):
+        raise InputError(f"data: expected a LabelledDataModule, got {type(datamodule).__name__}")
     if batches is not None:
         at_least("batches", batches, 1)
     if student_checkpoint is not None and stddev_batches is None:
@@ -103,7 +104,7 @@ def audit(
 
 
 def write_audit(
-    out: str, trainer: L.Trainer, model: DistillationModule, data: MixingDataModule, *options: Any
+    out: str, trainer: L.Trainer, model: DistillationModule, data: LabelledDataModule, *options: Any
 ) -> tuple[Report, Verdict]:
     """Measure, judge, write the files and print the message; see :func:`audit` for the arguments."""
     writable_folder("out", out)
@@ -118,7 +119,7 @@ def write_audit(
 def measure_teacher(
     trainer: L.Trainer,
     model: DistillationModule,
-    data: MixingDataModule,
+    data: LabelledDataModule,
     batches: int | None,
     stddev_batches: int | None = None,
     student_checkpoint: str | None = None,
@@ -133,8 +134,8 @@ def measure_teacher(
     data.prepare_data()
     data.setup("fit")
     model.teacher.compile_args = None  # compiling takes longer than the few forward passes
-    seen = ImageInput(tuple(data.mean), tuple(data.std), int(data.image_size))
-    model.teacher.prepare(list(data.class_names), seen)
+    known = facts_from(data)
+    model.teacher.prepare(known.class_names, known.image_input, known.example, known.vocabulary)
     move_to_device(trainer, model)
     device, teacher = trainer.strategy.root_device, in_precision(trainer, model.teacher)
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -149,13 +150,18 @@ def measure_teacher(
 
     stddevs = []
     if stddev_batches is not None:
+        if not isinstance(data, MixingDataModule):
+            raise InputError(
+                f"stddev_batches: expected pictures to augment, of a MixingDataModule, got {type(data).__name__}"
+            )
         with torch.no_grad():
             stddevs = measure_stddev(data, stddev_batches, teacher, student, device, progress("T. stddev"))
     space, strength, role = configured_correction(callbacks)
     mixing = "clean" if data.mixing.kind == "none" else data.mixing.kind
-    configured = Configured(mixing, data.mixing.probability, space, strength, role, model.temperature)
+    rectangles = takes_rectangles(data)
+    configured = Configured(mixing, data.mixing.probability, space, strength, role, model.temperature, rectangles)
     stored = model.answers.reader(data.pictures, str(trainer.precision))
-    look = MostChanged(configured.mixed, space, model.temperature, data.class_names, data.denormalise)
+    look = MostChanged(configured.mixed, space, model.temperature, data.class_names, known.shown)
     tables = measure(data, batches, model.temperature, teacher, device, revise, progress("Auditing"), stored, look)
     selection = _selection(trainer, model, data)
     mixed = [name for name in tables if name not in ("clean", "validation")]
@@ -240,7 +246,7 @@ def _of_teacher_not_measured(model: DistillationModule) -> list[str]:
     return named
 
 
-def _selection(trainer: L.Trainer, model: DistillationModule, data: MixingDataModule) -> dict[str, Any] | None:
+def _selection(trainer: L.Trainer, model: DistillationModule, data: LabelledDataModule) -> dict[str, Any] | None:
     """Measure what the config's data selection would choose of the training images, unmixed and not augmented."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     selection = next((c for c in callbacks if isinstance(c, DataSelectionCallback)), None)
