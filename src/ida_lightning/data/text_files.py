@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ida_lightning.checks import text, texts
+import numpy as np
+from torch import Tensor
+
+from ida_lightning.checks import path_like, text, texts
 from ida_lightning.data.decoded import attribute_of
 from ida_lightning.errors import InputError, at_least, flag, kind_of
 
@@ -72,6 +75,23 @@ class LabelledTexts(NamedTuple):
     places: list[str]
 
 
+def check_source(name: str, source: Any) -> Any:
+    """Return the source of a split, which must be a path or have items by number.
+
+    Example:
+        >>> check_source("train", 3)
+        Traceback (most recent call last):
+        ...
+        ida_lightning.errors.InputError: train: expected a path or a data set with items by number, got int 3
+    """
+    if isinstance(source, (str, Path)):
+        return path_like(name, source)
+    listed = hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, type)
+    if not listed or isinstance(source, (bytes, Mapping, Tensor, np.ndarray)) or not len(source):
+        raise InputError(f"{name}: expected a path or a data set with items by number, got {kind_of(source)}")
+    return source
+
+
 def read_texts(name: str, source: Any, fields: TextFields) -> LabelledTexts:
     """Read a split.
 
@@ -83,8 +103,8 @@ def read_texts(name: str, source: Any, fields: TextFields) -> LabelledTexts:
     Raises:
         InputError: for a file that is not there, of another form or encoding; for a row without text or label.
     """
-    if isinstance(source, (str, Path)):
-        cells, origin = _cells_of_file(name, Path(source), fields), str(source)
+    if isinstance(source, Path):
+        cells, origin = _cells_of_file(name, source, fields), str(source)
     else:
         cells, origin = _cells_of_items(name, source, fields), name
     read = LabelledTexts([], [], [])
@@ -179,8 +199,6 @@ def _fields_of(item: Mapping[Any, Any], place: str, fields: TextFields) -> tuple
 
 def _cells_of_items(name: str, source: Any, fields: TextFields) -> Iterator[_Cell]:
     """Yield the items of a data set; whole labels become names where the data set has some."""
-    if not hasattr(source, "__getitem__") or not hasattr(source, "__len__") or isinstance(source, (bytes, Mapping)):
-        raise InputError(f"{name}: expected a path or a data set with items by number, got {kind_of(source)}")
     names = attribute_of((attribute_of(source, "features") or {}).get(fields.label), "names")
     for number in range(len(source)):
         item, place = source[number], f"item {number}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ida_lightning.data.base import LabelledDataModule
 from ida_lightning.data.in_memory import carve
-from ida_lightning.data.text_files import LabelledTexts, TextFields, read_texts
+from ida_lightning.data.text_files import LabelledTexts, TextFields, check_source, read_texts
 from ida_lightning.data.texts import Texts
 from ida_lightning.data.tokens import TextTokenizer, Tokens, make_tokenizer
 from ida_lightning.errors import InputError, is_a, share
@@ -77,7 +78,9 @@ class TextDataModule(LabelledDataModule):
         self.tokens = is_a("tokens", tokens, Tokens)
         self.val_share = None if val_share is None else share("val_share", val_share)
         given = {"train": train, "val": val, "test": test}
-        self.sources = {name: source for name, source in given.items() if source is not None}
+        self.sources = {
+            name: check_source(name, source) for name, source in given.items() if name == "train" or source is not None
+        }
         self.tokenizer: TextTokenizer | None = None
         self._train: LabelledTexts | None = None
 
@@ -103,7 +106,7 @@ class TextDataModule(LabelledDataModule):
         read = {name: self._read_train() if name == "train" else read_texts(name, source, self.fields)
                 for name, source in self.sources.items()}  # fmt: skip
         numbers = {name: _numbered(name, split, names) for name, split in read.items()}
-        self.origins = {name: source for name, source in self.sources.items() if isinstance(source, str)}
+        self.origins = {name: str(source) for name, source in self.sources.items() if isinstance(source, Path)}
         rows = {name: np.arange(len(split.texts)) for name, split in read.items()}
         if "val" not in rows:
             rows["train"], rows["val"] = self._carved(numbers["train"], names)
