@@ -44,7 +44,8 @@ def test_a_transformer_is_built_by_kind_and_by_folder(tmp_path):
     torch.testing.assert_close(logits_of(network(inputs_embeds=embeds, attention_mask=MASK), "network"), logits)
     network.save_pretrained(tmp_path)
     loaded = build_model(f"transformers:{tmp_path}", 3, pretrained=True)
-    assert torch.equal(logits_of(loaded(input_ids=IDS, attention_mask=MASK), "network"), logits)
+    assert loaded.training
+    assert torch.equal(logits_of(loaded.eval()(input_ids=IDS, attention_mask=MASK), "network"), logits)
     assert not has_new_head(loaded, 3)
     (tmp_path / "model.safetensors").unlink()
     drawn = build_model(f"transformers:{tmp_path}", 5, hidden_size=16)

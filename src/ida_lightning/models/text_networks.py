@@ -116,7 +116,7 @@ def build_transformer(name: str, num_classes: int | None, args: dict[str, Any]) 
         "label_names": None if names[0] == "LABEL_0" else names,
     }
     note_vocabulary(network, _vocabulary_of(name))
-    return network.eval()  # type: ignore[no-any-return]
+    return network.train()  # type: ignore[no-any-return]  # as every other network is built
 
 
 def _from_config(config: Any) -> nn.Module:
