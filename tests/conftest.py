@@ -62,6 +62,19 @@ def _isolated(monkeypatch, tmp_path):
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def _blank_pictures(request, monkeypatch):
+    """Draw nothing into the pictures of audits and comparisons, which takes more time than all the rest of them."""
+    tables = sys.modules.get("ida_lightning.studies.tables")
+    if tables is None or request.node.get_closest_marker("draws") or request.node.get_closest_marker("slow"):
+        return
+    from matplotlib.figure import Figure
+
+    as_png = tables.as_png
+    for module in ("audit.page", "audit.run", "compare.command"):
+        monkeypatch.setattr(f"ida_lightning.studies.{module}.as_png", lambda _, run: as_png(Figure((1, 1)), run))
+
+
 @pytest.fixture
 def blobs():
     from tests.helpers.data import BlobsDataModule

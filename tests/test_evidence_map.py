@@ -1,6 +1,7 @@
 """The map of docs/evidence.md: which comparisons it runs, and the rows it collects."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -37,26 +38,62 @@ def run(monkeypatch, *arguments):
     return evidence_map.main()
 
 
-def test_every_teacher_and_size_is_one_comparison(comparisons, monkeypatch):
-    assert run(monkeypatch, "--labels", "--teachers", "5", "--images", "few", "all", "--seeds", "7", "3") == 1
+def test_every_regime_is_one_comparison(comparisons, monkeypatch):
+    assert run(monkeypatch, "--teachers", "labels", "5", "--images", "few", "all", "--seeds", "7", "3") == 1
     outputs = [Path(settings.output).name for settings in comparisons]
     assert outputs == ["few-labels", "few-5", "all-labels", "all-5"] * 2
     assert [settings.seeds for settings in comparisons] == [[7]] * 4 + [[0, 3, 7]] * 4  # what is there stays
     epochs = [settings.common["trainer"]["max_epochs"] for settings in comparisons[:4]]
     assert epochs == [120, 120, 27, 27]
-    fit = resolve_methods(comparisons[1])
+    fit = resolve_methods(comparisons[1]._replace(methods={"kd_aug": {}}))
     teacher = yaml.safe_load(Path(comparisons[1].teacher).read_text())
     exported = teacher["trainer"]["callbacks"][1]["init_args"]["path"]
     assert teacher["trainer"]["max_epochs"] == 5
     assert fit["kd_aug"]["model"]["init_args"]["teacher_checkpoint"] == exported
-    assert fit["share_0.3"]["trainer"]["callbacks"][0]["init_args"]["share"] == 0.3
 
 
-def test_the_rows_of_all_comparisons_are_collected(comparisons, monkeypatch):
-    run(monkeypatch, "--labels", "--teachers", "12", "5")
+def test_more_methods_and_other_mixing_when_asked_for(comparisons, monkeypatch):
+    run(monkeypatch, "--teachers", "5", "--mixing", "cutmix", "mixup", "--more")
+    cutmix, mixup = comparisons
+    assert [Path(settings.output).name for settings in comparisons] == ["few-5", "few-5-mixup"]
+    assert "margin_0.2" in cutmix.methods
+    assert "mixing" not in cutmix.common["data"]["init_args"]
+    assert mixup.common["data"]["init_args"]["mixing"] == {"kind": "mixup"}
+
+
+def test_figures_of_a_teacher_are_those_of_its_audit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def audit(arguments, check):
+        assert check
+        assert "--model.teacher_checkpoint=outputs/evidence/map/teachers/12.safetensors" in arguments
+        assert ("--data.val_images=8000" in arguments) == ("--out=outputs/evidence/map/audits/few-12" in arguments)
+        out = Path(arguments[-1].removeprefix("--out="))
+        shown = {"clean": 0.1, "mixup": 0.2, "cutmix": 0.3, "validation": 0.4}
+        names = ("missed", "missed_by_guessing", "accuracy", "violated")
+        found = [{"mixing": m, "metric": name, "bin": "all", "value": v} for m, v in shown.items() for name in names]
+        out.mkdir(parents=True)
+        (out / "audit.json").write_text(json.dumps({"measurements": found}))
+
+    monkeypatch.setattr(evidence_map.subprocess, "run", audit)
+    assert run(monkeypatch, "--figures", "--teachers", "12", "--images", "few", "all") == 0
+    with evidence_map.FIGURES.open() as lines:
+        rows = list(csv.DictReader(lines))
+    found = [(row["images"], row["mixing"], row["missed"], row["val_accuracy"]) for row in rows]
+    assert found == [
+        *(("all", "cutmix", "0.3", "0.4"), ("all", "mixup", "0.2", "0.4"), ("all", "none", "0.1", "0.4")),
+        *(("few", "cutmix", "0.3", "0.4"), ("few", "mixup", "0.2", "0.4"), ("few", "none", "0.1", "0.4")),
+    ]
+
+
+def test_rows_of_a_comparison_take_the_place_of_older_ones(comparisons, monkeypatch):
+    run(monkeypatch, "--teachers", "12", "5", "labels")
+    for line in evidence_map.RESULTS.read_text().splitlines()[1:]:
+        evidence_map.RESULTS.write_text(evidence_map.RESULTS.read_text().replace(line, line.replace("0.5", "0.4")))
+    run(monkeypatch, "--teachers", "5")
     with evidence_map.RESULTS.open() as lines:
         rows = list(csv.DictReader(lines))
-    assert [(row["images"], row["teacher_epochs"], row["last_test_acc"]) for row in rows] == [
-        ("few", "12", "0.5"), ("few", "5", "0.5"), ("few", "labels", "0.5"),
+    assert [(row["images"], row["teacher_epochs"], row["mixing"], row["last_test_acc"]) for row in rows] == [
+        ("few", "12", "cutmix", "0.4"), ("few", "5", "cutmix", "0.5"), ("few", "labels", "cutmix", "0.4"),
     ]  # fmt: skip
     assert "other" not in rows[0]

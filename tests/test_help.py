@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 import pytest
+from lightning.pytorch.cli import LightningCLI
 
 from ida_lightning.__main__ import main
 from ida_lightning.cli.help import COMMANDS
@@ -30,8 +31,14 @@ def test_the_top_help_lists_every_command(printed):
     for name, line in COMMANDS.items():
         assert f"\n  {name} " in text
         assert line.split()[0] in text
-    cli = AuditCLI(["fit", "--model=ClassificationModule", "--model.model=test_resnet", "--data=DigitsDataModule"])
-    assert {*cli.parser.subcommands_action.choices, "compare", "demo", "export"} == set(COMMANDS)
+    assert {*LightningCLI.subcommands(), *AuditCLI.commands, "compare", "demo", "export"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["fit", "audit"])
+def test_only_the_parser_of_the_command_is_built(command):
+    networks = ["--model=DistillationModule", "--model.teacher=test_resnet", "--model.student=test_resnet"]
+    cli = AuditCLI([command, *networks, "--data=DigitsDataModule"])
+    assert list(cli.parser.subcommands_action.choices) == [command]
 
 
 def test_the_version_is_that_of_the_package(printed):

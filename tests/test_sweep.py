@@ -528,6 +528,11 @@ ENTRIES = [
         {"values": TRUTH["soft_labels"], "label_mix": TRUTH["label_mix"]},
     ),
     Entry(
+        ida_lightning.truth_needed,
+        {"values": PROBS, "label_mix": MIX},
+        {"values": TRUTH["soft_labels"], "label_mix": TRUTH["label_mix"]},
+    ),
+    Entry(
         ida_lightning.isotonic_with_margin,
         {"soft_labels": PROBS, "label_mix": MIX, "margin": 0.3, "solver": "auto", "validate": None},
         {

@@ -14,6 +14,7 @@ from ida_lightning.truth import (
     isotonic_with_margin,
     missed_rows,
     project_onto_simplex,
+    truth_needed,
 )
 
 
@@ -100,6 +101,33 @@ def test_blending_by_rows():
         assert torch.equal(found[~chosen], probs[~chosen])
 
 
+def test_the_share_that_is_needed_follows_the_missed_rows():
+    logits = 3 * torch.randn(200, 6, dtype=torch.float64)
+    mix = LabelMix.pair(*torch.randint(6, (2, 200)), torch.rand(200))
+    missed = sum(int(row.argmax()) not in pair for row, pair in zip(logits, mix.labels.tolist(), strict=True)) / 200
+    assert 0.3 < missed < 0.8
+    by_guessing = 1 - sum(len(set(pair)) for pair in mix.labels.tolist()) / 6 / 200
+    needed = (missed / by_guessing) ** 2
+    assert 0 < needed < 1
+    assert truth_needed(logits, mix) == pytest.approx(needed)
+    probs = logits.softmax(1)
+    expected = blend_with_truth(probs, mix, needed)
+    torch.testing.assert_close(blend_with_truth(probs, mix, "auto"), expected, rtol=1e-12, atol=0)
+    hard, unmixed = mix.dense(6).double(), LabelMix.unmixed(torch.zeros(200, dtype=torch.int64))
+    assert truth_needed(hard, mix) == 0
+    assert torch.equal(blend_with_truth(hard, mix, "auto"), hard)
+    assert truth_needed(torch.eye(6)[[1] * 200], unmixed) == 1, "never more than all"
+    both = LabelMix.pair(torch.zeros(200, dtype=torch.int64), torch.ones(200, dtype=torch.int64), 0.6)
+    assert truth_needed(torch.rand(200, 2), both) == 0, "nothing can be missed"
+
+
+def test_an_answer_that_guesses_needs_all_the_truth():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20000, 4, generator=generator)
+    mix = LabelMix.pair(*torch.randint(4, (2, 20000), generator=generator), 0.7)
+    assert truth_needed(logits, mix) == pytest.approx(1, abs=0.03)
+
+
 def test_the_simplex_projection():
     values = torch.tensor([[0.75, 0.25, -0.5], [0.2, 0.2, 0.1], [2.0, -1.0, -0.5]], dtype=torch.float64)
     expected = torch.tensor([[0.5, 0, 0], [0.2, 0.2, 0.1], [0.5, 0, 0]], dtype=torch.float64)
@@ -110,6 +138,7 @@ def test_the_simplex_projection():
     ("call", "message"),
     [
         (lambda p, m: blend_with_truth(p, m, 1.5), "share: expected a number from 0 to 1, got 1.5"),
+        (lambda p, m: blend_with_truth(p, m, "much"), "share: expected a number from 0 to 1 or \"auto\", got 'much'"),
         (lambda p, m: blend_with_truth(p, m, 0.5, "some"), "rows: expected one of all, wrong, missed, got 'some'"),
         (lambda p, m: isotonic_with_margin(p, m, -0.1), "margin: expected a number from 0 to 1, got -0.1"),
         (lambda p, m: isotonic_with_margin(p[:1], m, 0.5), "soft_labels: expected floating point"),

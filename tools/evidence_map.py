@@ -1,19 +1,20 @@
-"""Run the map of docs/evidence.md: teachers of several strengths x ways to the truth x two sizes of data.
+"""Run the map of docs/evidence.md: teachers of several strengths x shares of truth and repairs x mixing x size of data.
 
 ``python -m tools.evidence_map --teachers 5 12 60 --images few --seeds 0 1`` from the root of the repository, with
-CIFAR-100 unpacked in data/. Every (teacher, size) is one comparison of ``configs/evidence/compare_map.yaml`` in a
-folder of its own, so what was cut off goes on, and more seeds or teachers are added to what is there. All rows that are
-finished are written to ``docs/evidence/results/map.csv`` after every comparison.
+CIFAR-100 unpacked in data/. Every (size, teacher, mixing) is one comparison of ``configs/evidence/compare_map.yaml`` in
+a folder of its own, so what was cut off goes on, and more seeds, teachers or methods are added to what is there. After
+every comparison its rows go to ``docs/evidence/results/map.csv``; rows of other comparisons stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
@@ -22,71 +23,134 @@ from ida_lightning.files import replacing
 CONFIGS = Path("configs/evidence")
 OUTPUT = Path("outputs/evidence/map")
 RESULTS = Path("docs/evidence/results/map.csv")
+FIGURES = Path("docs/evidence/results/map_teachers.csv")
 KEPT = (
-    "method", "seed", "best_epoch", "best_val_acc", "best_test_acc", "last_val_acc", "last_val_nll", "last_test_acc",
-    "last_test_nll", "last_test_nll_scaled", "last_test_ece", "last_agreement", "last_teacher_kl", "violation_rate",
-    "moved_mass", "seconds", "device", "teacher_sha256", "config_sha256",
+    "best_epoch", "best_val_acc", "best_test_acc", "last_val_acc", "last_val_nll", "last_test_acc", "last_test_nll",
+    "last_test_nll_scaled", "last_test_ece", "last_agreement", "last_teacher_kl", "violation_rate", "moved_mass",
+    "seconds", "device", "teacher_sha256", "config_sha256",
 )  # fmt: skip
 """Columns of a comparison's results.csv that the map keeps."""
+PLACE = ("images", "teacher_epochs", "mixing", "method", "seed")
+"""The columns that say which run a row is of."""
+MEASURED = ("missed", "missed_by_guessing", "accuracy", "violated")
+"""What an audit measures of a teacher on the images that a student is shown, and the accuracy on validation images."""
 
 
-def teacher_config(epochs: int) -> Path:
+class Regime(NamedTuple):
+    """One comparison of the map.
+
+    Attributes:
+        images: ``few`` or ``all`` that the student learns from.
+        teacher: epochs that it was trained, or ``labels`` for no teacher.
+        mixing: of the student's images.
+    """
+
+    images: str
+    teacher: str
+    mixing: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the comparison is."""
+        return OUTPUT / "-".join(self[:2] if self.mixing == "cutmix" else self)
+
+
+def teacher_config(epochs: str) -> Path:
     """Write the fit config of the teacher of so many epochs, and return its path."""
     config: dict[str, Any] = yaml.safe_load((CONFIGS / "teacher.yaml").read_text(encoding="utf-8"))
-    config["trainer"]["max_epochs"] = epochs
+    config["trainer"]["max_epochs"] = int(epochs)
     checkpoint, export = (callback["init_args"] for callback in config["trainer"]["callbacks"])
     checkpoint["dirpath"] = f"{OUTPUT}/teachers/{epochs}"
     export["path"] = weights(epochs)
     return _written(OUTPUT / "teachers" / f"{epochs}.yaml", config)
 
 
-def weights(epochs: int) -> str:
+def weights(epochs: str) -> str:
     """Return where the weights of the teacher of so many epochs are."""
     return f"{OUTPUT}/teachers/{epochs}.safetensors"
 
 
-def run(name: str, files: list[Path], seeds: list[int], teacher: int | None) -> int:
+def run(regime: Regime, more: bool, seeds: list[int]) -> int:
     """Run one comparison of the map and return its exit code."""
-    finished = {int(cell.parent.name.partition("_")[2]) for cell in OUTPUT.glob(f"{name}/cells/*/seed_*/cell.json")}
-    part: dict[str, Any] = {"seeds": sorted({*seeds, *finished}), "output": f"{OUTPUT}/{name}"}
-    if teacher is not None:
-        part |= {"teacher": str(teacher_config(teacher))}
-        part |= {"common": {"model": {"init_args": {"teacher_checkpoint": weights(teacher)}}}}
-    files = [*files, _written(OUTPUT / f"{name}.yaml", part)]
+    labels = regime.teacher == "labels"
+    names = ["compare_map_labels" if labels else "compare_map"]
+    names += ["compare_map_more"] * (more and not labels) + ["compare_map_all"] * (regime.images == "all")
+    finished = {int(cell.parent.name.partition("_")[2]) for cell in regime.folder.glob("cells/*/seed_*/cell.json")}
+    part: dict[str, Any] = {"seeds": sorted({*seeds, *finished}), "output": str(regime.folder), "common": {}}
+    if not labels:
+        part["teacher"] = str(teacher_config(regime.teacher))
+        part["common"]["model"] = {"init_args": {"teacher_checkpoint": weights(regime.teacher)}}
+    if regime.mixing != "cutmix":
+        part["common"]["data"] = {"init_args": {"mixing": {"kind": regime.mixing}}}
+    files = [*(CONFIGS / f"{name}.yaml" for name in names), _written(Path(f"{regime.folder}.yaml"), part)]
     arguments = [text for file in files for text in ("--config", str(file))]
     return subprocess.call([sys.executable, "-m", "ida_lightning", "compare", *arguments])
 
 
-def collect() -> None:
-    """Write the rows of every finished run to the result file."""
-    rows = [["images", "teacher_epochs", *KEPT]]
-    for results in sorted(OUTPUT.glob("*/results.csv")):
-        images, _, teacher = results.parent.name.partition("-")
+def collect(regime: Regime) -> None:
+    """Write the rows of a comparison's finished runs to the result file, in the place of older ones of these runs."""
+    rows = _read(RESULTS, PLACE)
+    results = regime.folder / "results.csv"
+    if results.exists():
         with results.open(encoding="utf-8", newline="") as lines:
-            rows += [[images, teacher, *(row.get(key, "") for key in KEPT)] for row in csv.DictReader(lines)]
-    with replacing(RESULTS) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as lines:
-        csv.writer(lines, lineterminator="\n").writerows(rows)
+            for row in csv.DictReader(lines):
+                place = (*regime, row["method"], row["seed"])
+                rows[place] = [*place, *(row.get(key, "") for key in KEPT)]
+    _write_table(RESULTS, [*PLACE, *KEPT], rows)
+
+
+def measure(images: str, teacher: str) -> None:
+    """Audit one teacher on the first images that its students are shown, and write what was found to the figures."""
+    out = OUTPUT / "audits" / f"{images}-{teacher}"
+    few = ["--data.val_images=8000"] * (images == "few")
+    files = ["audit", "--config", str(CONFIGS / "kd_cutmix.yaml"), f"--model.teacher_checkpoint={weights(teacher)}"]
+    subprocess.run([sys.executable, "-m", "ida_lightning", *files, *few, "--batches=60", f"--out={out}"], check=True)
+    found = json.loads((out / "audit.json").read_text(encoding="utf-8"))["measurements"]
+    values = {(each["mixing"], each["metric"]): each["value"] for each in found if each["bin"] == "all"}
+    rows = _read(FIGURES, PLACE[:3])
+    for mixing, shown in (("none", "clean"), ("mixup", "mixup"), ("cutmix", "cutmix")):
+        measured = [values[shown, metric] for metric in MEASURED] + [values["validation", "accuracy"]]
+        rows[images, teacher, mixing] = [images, teacher, mixing, *(f"{value:.6g}" for value in measured)]
+    _write_table(FIGURES, [*PLACE[:3], *MEASURED, "val_accuracy"], rows)
 
 
 def main() -> int:
     """Run what is asked for, seed by seed, so that a first seed of everything is there first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teachers", type=int, nargs="*", default=[], help="epochs that the teachers were trained")
-    parser.add_argument("--labels", action="store_true", help="labels alone too")
+    parser.add_argument("--teachers", nargs="*", default=[], help="epochs that they were trained; labels: no teacher")
     parser.add_argument("--images", nargs="+", choices=["few", "all"], default=["few"])
+    parser.add_argument("--mixing", nargs="+", choices=["cutmix", "mixup", "none"], default=["cutmix"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--figures", action="store_true", help="audit the teachers, and train no student")
+    parser.add_argument("--more", action="store_true", help="plain images, label revision and isotonic corrections too")
     given = parser.parse_args()
+    if given.figures:
+        for images in given.images:
+            for teacher in given.teachers:
+                measure(images, teacher)
+        return 0
     worst = 0
     for number in range(len(given.seeds)):
         seeds = given.seeds[: number + 1]
         for images in given.images:
-            more = [CONFIGS / "compare_map_all.yaml"] if images == "all" else []
-            for teacher in [*([None] if given.labels else []), *given.teachers]:
-                base = "compare_map_labels.yaml" if teacher is None else "compare_map.yaml"
-                name = f"{images}-{'labels' if teacher is None else teacher}"
-                worst = max(worst, run(name, [CONFIGS / base, *more], seeds, teacher))
-                collect()
+            for mixing in given.mixing:
+                for teacher in given.teachers:
+                    regime = Regime(images, teacher, mixing)
+                    worst = max(worst, run(regime, given.more, seeds))
+                    collect(regime)
     return worst
+
+
+def _read(path: Path, key: tuple[str, ...]) -> dict[tuple[str, ...], list[str]]:
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as lines:
+        return {tuple(row[name] for name in key): list(row.values()) for row in csv.DictReader(lines)}
+
+
+def _write_table(path: Path, names: list[str], rows: dict[tuple[str, ...], list[str]]) -> None:
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as lines:
+        csv.writer(lines, lineterminator="\n").writerows([names, *(rows[place] for place in sorted(rows))])
 
 
 def _written(path: Path, content: dict[str, Any]) -> Path:

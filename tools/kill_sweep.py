@@ -9,6 +9,7 @@ weights, equal figures. ``TMPDIR`` is once on the file system of the outputs and
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import json
 import multiprocessing
@@ -146,7 +147,7 @@ def _look_at_set(folder: str, names: list[str]) -> list[str]:
         if name.endswith(".json"):
             marks.add(json.loads(content)["run"].encode())
         elif name.endswith(".csv"):
-            marks |= {line.rpartition(b",")[2] for line in content.splitlines()[1:]}
+            marks |= {row["run"].encode() for row in csv.DictReader(content.decode().splitlines())}
         else:
             if name.endswith(".png") and not content.endswith(b"IEND\xaeB`\x82"):
                 return [f"{path} is damaged"]
@@ -275,7 +276,7 @@ def _life(folder: Path, temporary: Path, call: Callable[[], Any], kill_at: int |
     os._exit(0)
 
 
-def sweep(name: str, every: int, temporary: Path | None, minutes: float) -> Counter[str]:
+def sweep(name: str, every: int, temporary: Path | None, minutes: float, first: int = 1) -> Counter[str]:
     """Kill one job at every ``every``-th of its file events.
 
     Args:
@@ -283,6 +284,7 @@ def sweep(name: str, every: int, temporary: Path | None, minutes: float) -> Coun
         every: 1 for all events.
         temporary: a folder for temporary files; None for one beside the outputs.
         minutes: after which no further kill is tried.
+        first: of the events.
 
     Returns:
         How many kills there were, how many events, and what was wrong after how many of them.
@@ -301,7 +303,7 @@ def sweep(name: str, every: int, temporary: Path | None, minutes: float) -> Coun
         folder = fresh()
         figures["events"] = _must(_apart(folder, Path(elsewhere), job.run, kill_at=0))
         expected = _must(_apart(folder, Path(elsewhere), job.result))
-        for event in range(1, figures["events"] + 1, every):
+        for event in range(first, figures["events"] + 1, every):
             if time.monotonic() > end:
                 figures["left out for want of time"] += 1
                 continue
@@ -312,8 +314,8 @@ def sweep(name: str, every: int, temporary: Path | None, minutes: float) -> Coun
                 figures["failed"] += code != 0
                 continue
             figures["kills"] += 1
-            problems = [f"looking: {error}" for code, error in [_apart(folder, Path(elsewhere), job.look)] if code]
-            problems += [] if problems else _must(_apart(folder, Path(elsewhere), job.look))
+            code, found = _apart(folder, Path(elsewhere), job.look)
+            problems = [f"looking: {found}"] if code else list(found)
             code, error = _apart(folder, Path(elsewhere), job.run)
             if code:
                 problems.append(f"going on: {error}")
@@ -338,13 +340,14 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("jobs", nargs="*", choices=[[], *JOBS], help="all by default")
     parser.add_argument("--every", type=int, default=1, help="kill at every so many file events")
+    parser.add_argument("--first", type=int, default=1, help="of these events; --every 7 --first 3 is a seventh of all")
     parser.add_argument("--elsewhere", type=Path, default=Path("/dev/shm"), help="a folder on another file system")
     parser.add_argument("--minutes", type=float, default=60, help="at most, for each job and place")
     options = parser.parse_args(args)
     wrong = 0
     for name in options.jobs or JOBS:
         for place, temporary in (("beside", None), ("elsewhere", options.elsewhere)):
-            figures = sweep(name, options.every, temporary, options.minutes)
+            figures = sweep(name, options.every, temporary, options.minutes, options.first)
             wrong += figures["wrong"] + figures["failed"]
             told = ", ".join(f"{count} {what}" for what, count in figures.items())
             print(f"{name}, TMPDIR {place}: {told}, {figures['wrong']} wrong in all", flush=True)  # noqa: T201

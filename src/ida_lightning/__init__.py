@@ -76,7 +76,7 @@ from ida_lightning.revision_selection import (
     trusted_rows,
 )
 from ida_lightning.supervision import Supervision, SupervisionHook, add_soft_labels, blend_soft_labels, weighted_losses
-from ida_lightning.truth import blend_with_truth, exchange_values, isotonic_with_margin, missed_rows
+from ida_lightning.truth import blend_with_truth, exchange_values, isotonic_with_margin, missed_rows, truth_needed
 
 __version__ = "0.2.0"
 

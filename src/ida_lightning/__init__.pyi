@@ -156,5 +156,6 @@ from .truth import blend_with_truth as blend_with_truth
 from .truth import exchange_values as exchange_values
 from .truth import isotonic_with_margin as isotonic_with_margin
 from .truth import missed_rows as missed_rows
+from .truth import truth_needed as truth_needed
 
 __version__: str

@@ -1,8 +1,11 @@
 """Pictures are read as a person sees them."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from ida_lightning import InputError
 from ida_lightning.data import FromDatasetsDataModule, colours
@@ -86,6 +89,33 @@ def test_a_damaged_profile_is_left_out_and_said(tmp_path, said):
         assert read_image(tmp_path / "a.png").getpixel((0, 0)) == RED
     (line,) = said
     assert line.startswith(f"data: {tmp_path}/a.png: its colour profile cannot be used and is left out")
+
+
+def gamma_png(path, image, gamma, srgb=False, **options):
+    """Write a PNG with a gAMA chunk, and an sRGB chunk if asked for."""
+    chunks = PngInfo()
+    chunks.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+    if srgb:
+        chunks.add(b"sRGB", b"\x00")
+    image.save(path, pnginfo=chunks, **options)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+def test_the_gamma_of_a_png_is_applied_as_viewers_do(mode, tmp_path):
+    image = Image.new("RGBA", (4, 4), (128, 128, 128, 255)).convert(mode)
+    seen = round(255 * (128 / 255) ** (1 / 2.2))  # a file of linear light
+    assert read_image(gamma_png(tmp_path / "a.png", image, 1.0)).getpixel((0, 0)) == (seen,) * 3
+    for gamma, srgb in ((1 / 2.2, False), (0.45, False), (1.0, True)):
+        assert read_image(gamma_png(tmp_path / "a.png", image, gamma, srgb)).getpixel((0, 0)) == (128,) * 3
+
+
+def test_the_gamma_of_sixteen_bits_and_beside_transparency(tmp_path):
+    deep = Image.fromarray(np.full((4, 4), 128 * 256, np.uint16))
+    assert read_image(gamma_png(tmp_path / "a.png", deep, 1.0)).getpixel((0, 0)) == (186,) * 3
+    half = Image.new("RGBA", (4, 4), (128, 128, 128, 128))
+    red, *_ = read_image(gamma_png(tmp_path / "b.png", half, 1.0)).getpixel((0, 0))
+    assert abs(red - (186 * 128 + 255 * 127) / 255) <= 1, "the opacity has no gamma"
 
 
 def test_print_colours_without_a_profile_are_said(tmp_path, said):

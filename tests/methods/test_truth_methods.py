@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ida_lightning import InputError, Mixing, blend_with_truth, exchange_values, isotonic_with_margin
+from ida_lightning import InputError, Mixing, blend_with_truth, exchange_values, isotonic_with_margin, truth_needed
 from ida_lightning.methods import (
     IsotonicSoftLabelCallback,
     Ramp,
@@ -42,6 +42,7 @@ def fit(tmp_path, method, epochs=1):
     ("method", "function"),
     [
         (TruthBlendCallback(0.3), lambda p, mix: blend_with_truth(p, mix, 0.3)),
+        (TruthBlendCallback("auto"), lambda p, mix: blend_with_truth(p, mix, "auto")),
         (TruthBlendCallback(0.6, "missed"), lambda p, mix: blend_with_truth(p, mix, 0.6, "missed")),
         (ValueExchangeCallback(), exchange_values),
         (IsotonicSoftLabelCallback(margin=0.4), lambda p, mix: isotonic_with_margin(p, mix, 0.4)),
@@ -55,6 +56,13 @@ def test_a_method_is_its_function_on_every_batch(method, function, tmp_path):
         assert torch.equal(after.soft_labels, expected)
         assert not torch.equal(expected, before.soft_labels)
     assert 0 < run.callback_metrics[f"train/{method.log_prefix}moved_mass"] < 1
+
+
+def test_the_share_that_was_found_is_logged(tmp_path):
+    pairs, run = fit(tmp_path, TruthBlendCallback("auto"))
+    shares = torch.stack([truth_needed(before.soft_labels, before.label_mix) for before, _ in pairs])
+    assert run.callback_metrics["train/blend_share"] == pytest.approx(float(shares.mean()), rel=1e-6)
+    assert "train/blend_share" not in fit(tmp_path, TruthBlendCallback(0.3))[1].callback_metrics
 
 
 def test_share_and_margin_follow_a_ramp_over_the_epochs(tmp_path):
@@ -74,6 +82,7 @@ def test_share_and_margin_follow_a_ramp_over_the_epochs(tmp_path):
     ("make", "message"),
     [
         (lambda: TruthBlendCallback(-0.1), "share: expected a number from 0 to 1, got -0.1"),
+        (lambda: TruthBlendCallback("some"), "share: expected a number from 0 to 1 or \"auto\", got 'some'"),
         (lambda: TruthBlendCallback(rows="some"), "rows: expected one of all, wrong, missed, got 'some'"),
         (lambda: IsotonicSoftLabelCallback(margin=2), "margin: expected a number from 0 to 1, got 2"),
         (lambda: IsotonicSoftLabelCallback(space="logits", margin=0.5), "margin: expected 0 in logits space"),

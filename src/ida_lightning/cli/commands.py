@@ -65,6 +65,8 @@ class IDACLI(BuildThenRun, LightningCLI):
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         # Lightning 2.6 asks torch 2.15's pytrees in a way that torch has deprecated; nothing a user could change.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        first = next(iter(sys.argv[1:] if args is None else args), None)
+        self.asked = first if first in {*LightningCLI.subcommands(), *self.commands} else None
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,

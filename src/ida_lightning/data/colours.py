@@ -8,6 +8,8 @@ from io import BytesIO
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image, ImageCms
 
+_SRGB = 2.2  # its gamma, nearly
+_SAME_GAMMA = 0.05  # what viewers take for rounding
 _said: set[str] = set()
 
 
@@ -19,10 +21,10 @@ def say_once(kind: str, text: str) -> None:
 
 
 def in_srgb(image: Image.Image) -> Image.Image:
-    """Convert an image of 8 bits to sRGB by the colour profile that is in its file, as a viewer does.
+    """Convert an image of 8 bits to sRGB by the colour profile or the gamma that is in its file, as a viewer does.
 
-    An image without a profile is taken as it is, one with a damaged profile too, which the log says once. CMYK without
-    a profile, which viewers show in different ways, is converted by formula.
+    An image without either is taken as it is, one with a damaged profile too, which the log says once. CMYK without a
+    profile, which viewers show in different ways, is converted by formula.
 
     Args:
         image: of any mode of 8 bits.
@@ -34,9 +36,8 @@ def in_srgb(image: Image.Image) -> Image.Image:
     if not profile:
         if image.mode == "CMYK":
             say_once("CMYK", f"data: {image_name(image)} is CMYK without a colour profile; its colours are approximate")
-        return image
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        return _by_gamma(image)
+    image = _without_palette(image)
     transform = _to_srgb(bytes(profile), image.mode)
     if isinstance(transform, str):
         say_once(
@@ -49,6 +50,24 @@ def in_srgb(image: Image.Image) -> Image.Image:
         seen = seen.convert(image.mode)
     seen.info.pop("icc_profile", None)  # once, not twice
     return seen
+
+
+def _by_gamma(image: Image.Image) -> Image.Image:
+    """Bring a PNG whose gamma is another than that of sRGB to it; an sRGB mark in the file counts more."""
+    gamma = image.info.get("gamma")
+    exponent = 1.0 if not gamma or "srgb" in image.info else 1 / (_SRGB * gamma)
+    if abs(exponent - 1) < _SAME_GAMMA:
+        return image
+    image = _without_palette(image)
+    curve = [round(255 * (value / 255) ** exponent) for value in range(256)]
+    curves = [list(range(256)) if band == "A" else curve for band in image.getbands()]
+    seen = image.point([value for one in curves for value in one])
+    seen.info.pop("gamma", None)
+    return seen
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    return image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
 
 
 @lru_cache(maxsize=32)

@@ -77,9 +77,9 @@ def read_image(path: str | Path) -> Image.Image:
 def as_seen(image: Image.Image) -> Image.Image:
     """Make an image of 8 bits, grey or in colours, that looks as the given one does in a viewer.
 
-    It is turned upright as its EXIF data says, 16 bits are scaled to 8, colours are brought to sRGB by the profile in
-    the file, transparent pixels lie on white. Of several pictures in a file, such as an animation, the first that is
-    shown is taken, which the log says once.
+    It is turned upright as its EXIF data says, 16 bits are scaled to 8, colours are brought to sRGB by the profile or
+    the gamma in the file, transparent pixels lie on white. Of several pictures in a file, such as an animation, the
+    first that is shown is taken, which the log says once.
 
     Raises:
         InputError: for pixels that no viewer shows in one way, such as floating point ones.
@@ -122,7 +122,7 @@ def _in_eight_bits(image: Image.Image) -> Image.Image:
     if isinstance(invisible := image.info.get("transparency"), int):
         grey[values == invisible] = 255
     scaled = Image.fromarray(grey)
-    scaled.info.update({key: image.info[key] for key in ("icc_profile",) if key in image.info})
+    scaled.info.update({key: image.info[key] for key in ("icc_profile", "gamma", "srgb") if key in image.info})
     return scaled
 
 

@@ -205,10 +205,14 @@ class SoftLabelMethod(SupervisionMethod):
 
     def transform(self, supervision: Supervision) -> Supervision:
         """Replace the soft labels, and measure."""
-        before, mix = supervision.soft_labels, supervision.label_mix
         after = self.replace(supervision)
-        self.measure(order_rows(violated_rows(before, mix), before, after, mix))
+        self.measure(self.measured_rows(supervision, after))
         return supervision._replace(soft_labels=after)
+
+    def measured_rows(self, supervision: Supervision, after: Tensor) -> dict[str, Tensor]:
+        """Return what is logged of the change of a batch's soft labels, values ``(batch,)`` by name."""
+        before, mix = supervision.soft_labels, supervision.label_mix
+        return order_rows(violated_rows(before, mix), before, after, mix)
 
 
 class LossMethod(Method):

@@ -99,6 +99,8 @@ def test_numbers_are_those_of_a_slow_computation():
             sums["violated"].append(min(signs.values()) < 0)
             sums["tau"].append(sum(signs.values()) / len(known))
             present = sorted(c for c in range(6) if hard[row, c] > 0)
+            sums["missed"].append(int(logits[row].argmax()) not in present)
+            sums["missed_by_guessing"].append(1 - len(present) / 6)
             sums["covers_any"].append(any(int((logits[row] > logits[row, c]).sum()) < 2 for c in present))
             if len(present) == 2:
                 mass = sums["moved_mass/probabilities/T2"][16 * number + row]
@@ -107,6 +109,9 @@ def test_numbers_are_those_of_a_slow_computation():
     assert 0.1 < values["mix_reversed"] < values["violated"] < 1, "no trivial case"
     for name, found in sums.items():
         assert values[name] == pytest.approx(sum(found) / 48, abs=1e-5), name
+    share = min(1, (sum(sums["missed"]) / sum(sums["missed_by_guessing"])) ** 2)
+    assert 0 < share < 1
+    assert f'TruthBlendCallback(share="auto") takes {share:.2f} for it.' in " ".join(content["verdict"]["reasons"])
     worst = content["worst_pairs"]["cutmix"]
     enough = {pair: sum(found) / len(found) for pair, found in pairs.items() if len(found) >= 5}
     assert (worst["pairs"], worst["judged"]) == (len(pairs), len(enough))
@@ -215,6 +220,7 @@ class Tags(HTMLParser):
         self.text.append(data)
 
 
+@pytest.mark.draws
 def test_the_four_files_agree_and_the_page_needs_nothing_else(capsys):
     content = audit("ConfusedTeacher")
     verdict = content["verdict"]

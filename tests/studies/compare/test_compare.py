@@ -82,6 +82,7 @@ def fits(monkeypatch):
     return count
 
 
+@pytest.mark.draws
 def test_a_finished_cell_never_runs_again(files, fits, capsys):
     curves = {"mass": {"kd_aug": 0, "control": 0.5}}
     main(files(curves=curves))

@@ -22,6 +22,7 @@ from ida_lightning.label_mix import LabelMix
 from ida_lightning.metrics import kl_divergence, moved_mass, order_statistics, violated_rows
 from ida_lightning.mixing import MixedBatch, Mixing, MixingKind
 from ida_lightning.teacher_outputs import OutputStore, Place
+from ida_lightning.truth import missed_rows
 
 SPACES: tuple[Space, ...] = get_args(Space)
 CORRECTIONS = (*SPACES, "revision")
@@ -193,7 +194,8 @@ def measure_rows(logits: Tensor, label_mix: LabelMix, temperature: float, revise
     """Measure one batch; the quantities are on the CPU, ``(batch,)`` and float64 where nothing else is said.
 
     * ``labels``, ``heaviest``, ``classes``: see :class:`Rows`;
-    * ``accuracy``: the largest logit is that of the heaviest class;
+    * ``accuracy``: the largest logit is that of the heaviest class; ``missed``: of a class that is not in the image;
+      ``missed_by_guessing``: the chance of that for a teacher that knows nothing;
     * ``mix_reversed``, ``rest_above``, ``violated``, ``tau``, ``covers_any``, ``covers_all`` of the logits: see
       :func:`ida_lightning.order_statistics`;
     * for the correction in each space and the revision, at the temperature and at 1: ``moved_mass`` of the soft label;
@@ -208,6 +210,8 @@ def measure_rows(logits: Tensor, label_mix: LabelMix, temperature: float, revise
         "heaviest": order.weights[:, 0].clamp(max=1),
         "classes": order.present.sum(1),
         "accuracy": logits.argmax(1) == order.labels[:, 0],
+        "missed": missed_rows(logits, label_mix),
+        "missed_by_guessing": 1 - order.present.sum(1) / logits.shape[1],
         **order_statistics(logits, label_mix)._asdict(),
     }
     for scale in dict.fromkeys((temperature, 1.0)):

@@ -10,10 +10,12 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ida_lightning.studies.audit.examples import Examples
 from ida_lightning.studies.audit.measure import Rows, corrected_name
 from ida_lightning.studies.tables import csv_table
+from ida_lightning.truth import share_of_truth
 
 LAMBDA_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LEAST_ROWS = 5  # of a pair of classes that is judged
@@ -130,6 +132,11 @@ class Report:
         """Return the value of one measurement, NaN if there were no such rows."""
         measurement = self._by_key.get((mixing, rows, metric))
         return float("nan") if measurement is None else measurement.value
+
+    def truth_needed(self, mixing: str) -> float:
+        """Return the share of truth that the answers to images of one way of mixing need."""
+        rates = (torch.tensor(self.value(mixing, name)) for name in ("missed", "missed_by_guessing"))
+        return float(share_of_truth(*rates))
 
     def rows(self, mixing: str, rows: str = "all") -> int:
         """Return the number of rows of a bin."""

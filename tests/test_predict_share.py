@@ -1,0 +1,71 @@
+"""The rules for the share of truth: what they are fitted on, and what they lose."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from tools import predict_share
+from tools.predict_share import fitted_power, loss, read_regimes, table
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def regimes(tmp_path, monkeypatch):
+    """Four teachers of whom the best share is the square of how often they miss, and one without figures."""
+    monkeypatch.chdir(tmp_path)
+    results, measured = [], []
+    for number, missed in enumerate((0.2, 0.4, 0.6, 0.8, 0.9)):
+        place = {"images": "few", "teacher_epochs": str(number), "mixing": "cutmix"}
+        for seed in (0, 1):
+            for share in (0.0, 0.1, 0.3, 0.6):
+                accuracy = 0.6 - 0.5 * (share**0.5 - missed) ** 2 + 0.01 * seed
+                method = f"share_{share}" if share else "kd_aug"
+                results.append({**place, "method": method, "seed": seed, "last_test_acc": accuracy})
+        figures = {"missed": 0.9 * missed, "missed_by_guessing": 0.9, "accuracy": 0.5, "violated": 0.9}
+        if number < 4:
+            measured.append({**place, **figures, "val_accuracy": 1 - missed / 2})
+    labels = {"images": "few", "teacher_epochs": "labels", "mixing": "cutmix", "seed": 0}
+    results += [
+        {**labels, "method": "labels_soft", "last_test_acc": 0.4},
+        {**labels, "method": "labels", "last_test_acc": 1},
+    ]
+    write(Path("docs/evidence/results/map.csv"), results)
+    write(Path("docs/evidence/results/map_teachers.csv"), measured)
+    return read_regimes(Path("docs/evidence/results/map.csv"), Path("docs/evidence/results/map_teachers.csv"))
+
+
+def test_regimes_are_means_over_seeds_with_labels_at_the_end(regimes):
+    assert [regime.name[1] for regime in regimes] == ["0", "1", "2", "3"], "the fifth has no figures"
+    assert regimes[1].figures["missed, over guessing"] == pytest.approx(0.4)
+    assert regimes[1].accuracy[0.0] == pytest.approx(100 * (0.605 - 0.5 * 0.4**2))
+    assert regimes[1].accuracy[1.0] == 40
+    assert regimes[1].best == (0.1, pytest.approx(100 * (0.605 - 0.5 * (0.1**0.5 - 0.4) ** 2)))
+    assert regimes[1].accuracy[0.1] > regimes[1].at(0.16) > regimes[1].at(0.2) > regimes[1].accuracy[0.3]
+
+
+def test_a_rule_that_holds_loses_little_where_it_was_not_fitted(regimes):
+    assert 1.5 <= fitted_power(regimes, "missed, over guessing") <= 2.5
+    lines = table(regimes)
+    assert all(float(line["missed, over guessing: lost"]) < 1 for line in lines)
+    assert [line["missed, over guessing: share"] for line in lines] == ["0.04", "0.16", "0.36", "0.64"]
+    assert max(float(line["order broken: lost"]) for line in lines) > 3, "it is the same for all"
+    assert loss(regimes[0], "missed, over guessing", 2) < loss(regimes[0], "missed, over guessing", 0.5)
+    assert lines[0]["share_auto"] == "nan"
+
+
+def test_the_command_writes_table_and_picture(regimes, capsys):
+    assert predict_share.main() == 0
+    assert "missed, over guessing: loses 0." in capsys.readouterr().out
+    with Path("docs/evidence/results/prediction.csv").open() as lines:
+        assert len(list(csv.DictReader(lines))) == 4
+    assert Path("docs/evidence/prediction.png").stat().st_size > 10_000
+    write(Path("docs/evidence/results/map_teachers.csv"), [{"images": "all", "teacher_epochs": "9", "mixing": "none"}])
+    assert predict_share.main() == 1
+    assert "expected three regimes or more, got 0" in capsys.readouterr().err

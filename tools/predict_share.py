@@ -1,0 +1,160 @@
+"""Compare rules for the share of truth on the map: ``python -m tools.predict_share``, from the results that are there.
+
+A regime is a size of data, a teacher and a way of mixing. Its students were taught with several shares of truth
+(``docs/evidence/results/map.csv``); between these, accuracy is interpolated over the square root of the share, without
+peaks of its own: the best share is one that was tried. A rule
+makes a share of one figure of the teacher (``map_teachers.csv``) as ``figure ** power``. Its power is fitted on all
+other regimes, so what it loses to the best share is always of a regime that it has not seen. The rule of
+``ida_lightning.truth_needed`` is the first, with the power 2 of that function. Writes ``prediction.csv`` beside the
+results and draws ``docs/evidence/prediction.png``.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.interpolate import PchipInterpolator
+
+from ida_lightning.files import replacing
+
+FOLDER = Path("docs/evidence")
+POWERS = np.arange(0.25, 6.01, 0.25)
+_FINE = np.linspace(0, 1, 201)
+_NAMES = ("images", "teacher_epochs", "mixing")
+
+
+class Regime(NamedTuple):
+    """What the map knows of one regime.
+
+    Attributes:
+        name: images, epochs of the teacher, and mixing.
+        figures: of the teacher, from 0 to 1, the larger the weaker.
+        accuracy: in percent, means over seeds, by share of truth.
+        auto: of students taught by ``share: auto``; NaN if there are none yet.
+    """
+
+    name: tuple[str, str, str]
+    figures: Mapping[str, float]
+    accuracy: Mapping[float, float]
+    auto: float
+
+    def at(self, share: float) -> float:
+        """Return the accuracy at a share of truth."""
+        shares = sorted(self.accuracy)
+        return float(PchipInterpolator(np.sqrt(shares), [self.accuracy[each] for each in shares])(np.sqrt(share)))
+
+    @property
+    def best(self) -> tuple[float, float]:
+        """The best share that was tried, and its accuracy."""
+        share = max(self.accuracy, key=lambda share: self.accuracy[share])
+        return share, self.accuracy[share]
+
+
+def read_regimes(results: Path, teachers: Path) -> list[Regime]:
+    """Read the regimes that have three shares or more between their teacher alone and the labels alone."""
+    with teachers.open(encoding="utf-8", newline="") as lines:
+        measured = {tuple(row[name] for name in _NAMES): row for row in csv.DictReader(lines)}
+    found: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with results.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            found[tuple(row[name] for name in _NAMES)][row["method"]].append(100 * float(row["last_test_acc"]))
+    regimes = []
+    for (images, epochs, mixing), methods in sorted(found.items()):
+        labels = found[images, "labels", mixing].get("labels_soft", []) if epochs != "labels" else []
+        shares = {float(name[6:]): np.mean(rows) for name, rows in methods.items() if name[6:7].isdigit()}
+        if not labels or len(shares) < 3 or "kd_aug" not in methods or (images, epochs, mixing) not in measured:
+            continue
+        row = {key: float(value) for key, value in measured[images, epochs, mixing].items() if key not in _NAMES}
+        figures = {
+            "missed, over guessing": min(1.0, row["missed"] / row["missed_by_guessing"]),
+            "wrong on what is shown": 1 - row["accuracy"],
+            "order broken": row["violated"],
+            "wrong on validation": 1 - row["val_accuracy"],
+        }
+        accuracy = {0.0: np.mean(methods["kd_aug"]), **shares, 1.0: shares.get(1.0, np.mean(labels))}
+        auto = float(np.mean(methods["share_auto"])) if "share_auto" in methods else float("nan")
+        regimes.append(Regime((images, epochs, mixing), figures, {s: float(a) for s, a in accuracy.items()}, auto))
+    return regimes
+
+
+def loss(regime: Regime, figure: str, power: float) -> float:
+    """Return how many points a rule loses to the best share."""
+    return regime.best[1] - regime.at(regime.figures[figure] ** power)
+
+
+def fitted_power(regimes: list[Regime], figure: str) -> float:
+    """Return the power that loses least on the mean of some regimes."""
+    return float(POWERS[int(np.argmin([np.mean([loss(each, figure, power) for each in regimes]) for power in POWERS]))])
+
+
+def table(regimes: list[Regime]) -> list[dict[str, str]]:
+    """Make a line per regime: best share, that of every rule, and what is gained and lost."""
+    lines = []
+    for regime in regimes:
+        others = [other for other in regimes if other is not regime]
+        best_share, best = regime.best
+        line = dict(zip(_NAMES, regime.name, strict=True))
+        line |= {"best_share": f"{best_share:.2f}", "best": f"{best:.1f}", "own_answers": f"{regime.accuracy[0.0]:.1f}"}
+        line |= {"labels_alone": f"{regime.accuracy[1.0]:.1f}", "share_auto": f"{regime.auto:.1f}"}
+        for figure, value in regime.figures.items():
+            power = 2.0 if figure == next(iter(regime.figures)) else fitted_power(others, figure)
+            line[figure] = f"{value:.3f}"
+            line[f"{figure}: share"] = f"{value**power:.2f}"
+            line[f"{figure}: lost"] = f"{loss(regime, figure, power):.1f}"
+        lines.append(line)
+    return lines
+
+
+def draw(regimes: list[Regime]) -> Figure:
+    """Draw accuracy against share for every regime, and the best share against the first figure with its rule."""
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    curves, rule = figure.subplots(1, 2)
+    for number, regime in enumerate(regimes):
+        colour = f"C{number % 10}"
+        curves.plot(_FINE, [regime.at(share) for share in _FINE], color=colour, label=" ".join(regime.name))
+        curves.plot(list(regime.accuracy), list(regime.accuracy.values()), "o", color=colour, markersize=4)
+        missed = next(iter(regime.figures.values()))
+        near = [share for share in _FINE if regime.best[1] - regime.at(share) <= 0.5]
+        rule.plot([missed] * 2, [min(near), max(near)], color=colour, linewidth=3, alpha=0.5)
+        rule.plot([missed], [regime.best[0]], "o", color=colour)
+    _finish(curves, "share of truth", "test accuracy, %")
+    rule.plot(_FINE, _FINE**2, color="black", linewidth=1, label="share: auto")
+    _finish(rule, "images whose top class is not in them, over guessing", "best share (bars: within half a point)")
+    return figure
+
+
+def _finish(panel: Axes, across: str, up: str) -> None:
+    panel.set_xlabel(across)
+    panel.set_ylabel(up)
+    panel.legend(fontsize=7)
+    panel.grid(alpha=0.3)
+
+
+def main() -> int:
+    """Write the table and the picture, and print what every rule loses on regimes that it has not seen."""
+    regimes = read_regimes(FOLDER / "results/map.csv", FOLDER / "results/map_teachers.csv")
+    if len(regimes) < 3:
+        print(f"predict_share: expected three regimes or more, got {len(regimes)}", file=sys.stderr)  # noqa: T201
+        return 1
+    lines = table(regimes)
+    with replacing(FOLDER / "results/prediction.csv") as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    draw(regimes).savefig(FOLDER / "prediction.png", dpi=110, metadata={"Software": None})
+    for name in regimes[0].figures:
+        lost = [float(line[f"{name}: lost"]) for line in lines]
+        print(f"{name}: loses {np.mean(lost):.1f} points on the mean, {max(lost):.1f} at most")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
