@@ -62,7 +62,7 @@ def test_bert_teaches_distilbert_by_name(questions):
     same = ["--data.tokens.max_length=24", "--trainer.precision=32-true"]
     fit("text/bert_teacher", *FEW, *same)
     fit("text/distilbert", *FEW, *same)
-    assert metrics_of(1)["train/violation_rate_corrected"] == [0, 0]
+    assert set(metrics_of(1)["train/violation_rate_corrected"]) == {0}
     assert read_description("outputs/text/distilbert.safetensors").network_args == {}
 
 
@@ -71,8 +71,8 @@ def test_an_audit_shows_texts(questions):
     config = str(CONFIGS / "text" / "trec6_student.yaml")
     main(["audit", "--config", config, *FEW, *small("teacher_args"), "--batches=2", "--out=audit"])
     page = Path("audit/audit.html").read_text()
-    assert "was the first to come here" in page
-    assert {"clean", "mixup", "validation"} == json.loads(Path("audit/audit.json").read_text())["mixings"].keys()
+    (shown,) = re.findall(r'<figure><img alt="([^"]*)', page)[:1]
+    assert re.search(r"moved: (0\.\d\d × wh[a-z]+ .* \d+ \? \+ )?\d\.\d\d × wh[a-z]+ .* \d+ \?", shown)
 
 
 def test_another_vocabulary_is_refused_before_the_first_step(questions, capsys):

@@ -72,12 +72,12 @@ def read_regimes(results: Path, teachers: Path) -> list[Regime]:
         shares = {float(name[6:]): np.mean(rows) for name, rows in methods.items() if name[6:7].isdigit()}
         if not labels or len(shares) < 3 or "kd_aug" not in methods or (images, epochs, mixing) not in measured:
             continue
-        row = {key: float(value) for key, value in measured[images, epochs, mixing].items() if key not in _NAMES}
+        numbers = {key: float(value) for key, value in measured[images, epochs, mixing].items() if key not in _NAMES}
         figures = {
-            "missed, over guessing": min(1.0, row["missed"] / row["missed_by_guessing"]),
-            "wrong on what is shown": 1 - row["accuracy"],
-            "order broken": row["violated"],
-            "wrong on validation": 1 - row["val_accuracy"],
+            "missed, over guessing": min(1.0, numbers["missed"] / numbers["missed_by_guessing"]),
+            "wrong on what is shown": 1 - numbers["accuracy"],
+            "order broken": numbers["violated"],
+            "wrong on validation": 1 - numbers["val_accuracy"],
         }
         accuracy = {0.0: np.mean(methods["kd_aug"]), **shares, 1.0: shares.get(1.0, np.mean(labels))}
         auto = float(np.mean(methods["share_auto"])) if "share_auto" in methods else float("nan")

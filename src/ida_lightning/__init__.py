@@ -52,6 +52,7 @@ from ida_lightning.metrics import (
     violated_rows,
 )
 from ida_lightning.mixing import (
+    InnerPlan,
     MixedBatch,
     Mixing,
     MixPlan,
@@ -63,6 +64,8 @@ from ida_lightning.mixing import (
     mix_images,
     mix_inputs,
     mix_labels,
+    mix_rows,
+    plan_batch,
     stack_pool,
     with_plain,
 )

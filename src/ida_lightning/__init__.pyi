@@ -64,6 +64,7 @@ from .methods import DataSelectionCallback as DataSelectionCallback
 from .methods import FeatureLoss as FeatureLoss
 from .methods import HintCallback as HintCallback
 from .methods import Influence as Influence
+from .methods import InnerMixingCallback as InnerMixingCallback
 from .methods import IsotonicSoftLabelCallback as IsotonicSoftLabelCallback
 from .methods import LabelRevisionCallback as LabelRevisionCallback
 from .methods import LossMethod as LossMethod
@@ -86,6 +87,7 @@ from .metrics import order_statistics as order_statistics
 from .metrics import prediction_agreement as prediction_agreement
 from .metrics import prediction_entropy as prediction_entropy
 from .metrics import violated_rows as violated_rows
+from .mixing import InnerPlan as InnerPlan
 from .mixing import MixedBatch as MixedBatch
 from .mixing import Mixing as Mixing
 from .mixing import MixPlan as MixPlan
@@ -97,6 +99,8 @@ from .mixing import mix_batch as mix_batch
 from .mixing import mix_images as mix_images
 from .mixing import mix_inputs as mix_inputs
 from .mixing import mix_labels as mix_labels
+from .mixing import mix_rows as mix_rows
+from .mixing import plan_batch as plan_batch
 from .mixing import stack_pool as stack_pool
 from .mixing import with_plain as with_plain
 from .models import TextCNN as TextCNN

@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ida_lightning.inputs import Inputs, rows_in, tensors_in
+from ida_lightning.inputs import Inputs, rows_in, take_rows, tensors_in
 from ida_lightning.lightning_internals import attached_datamodule
+from ida_lightning.mixing import InnerPlan
 from ida_lightning.models import ImageInput, Vocabulary
 
 INTERPOLATION = "bilinear"
@@ -113,6 +114,7 @@ class DataFacts(NamedTuple):
     normalise: Callable[[Any], Any] | None = None
     denormalise: Callable[[Tensor], Tensor] | None = None
     describe: Callable[[Inputs], list[str] | None] | None = None
+    inner_layers: Sequence[str] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int] | None:
@@ -128,12 +130,33 @@ class DataFacts(NamedTuple):
             return None
         return ImageInput(tuple(self.mean), tuple(self.std), int(self.image_size))
 
-    def shown(self, inputs: Inputs) -> Tensor | list[str]:
+    def shown(self, inputs: Inputs, rows: Tensor, inner: Sequence[InnerPlan] = ()) -> Tensor | list[str]:
         """Return rows as a person looks at them: in the data module's words, or as pictures of their numbers.
 
+        Args:
+            inputs: of a batch.
+            rows: int64, which are looked at.
+            inner: see :class:`MixedBatch`; what a network mixes inside is shown mixed, or as a sum of texts.
+
         Returns:
-            A text for every row, or values from 0 to 1, ``(batch, 1 or 3, height, width)``.
+            A text for every row, or values from 0 to 1, ``(rows, 1 or 3, height, width)``.
         """
+        if not inner:
+            return self._shown(take_rows(inputs, rows))
+        partner, weight = (field[rows] for field in inner[0])
+        pictures: Tensor | None = None
+        texts = [""] * len(rows)
+        for column, members in enumerate((rows, *partner.T)):
+            part, shares = self._shown(take_rows(inputs, members)), weight[:, column]
+            if isinstance(part, Tensor):
+                part = part * shares[:, None, None, None]
+                pictures = part if pictures is None else pictures + part
+            else:
+                named = [f"{share:.2f} × {text}" if share > 0 else "" for share, text in zip(shares, part, strict=True)]
+                texts = [" + ".join(filter(None, pair)) for pair in zip(texts, named, strict=True)]
+        return texts if pictures is None else pictures
+
+    def _shown(self, inputs: Inputs) -> Tensor | list[str]:
         words = None if self.describe is None else self.describe(inputs)
         if words is not None:
             return words

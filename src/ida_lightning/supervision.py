@@ -12,7 +12,7 @@ from ida_lightning.errors import InputError, float_matrix, floats_like, is_a, ki
 from ida_lightning.inputs import Inputs, take_rows
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.losses import KL, DistillationLoss, mixed_cross_entropy
-from ida_lightning.mixing import MixedBatch
+from ida_lightning.mixing import InnerPlan, MixedBatch
 
 
 class Supervision(NamedTuple):
@@ -36,6 +36,7 @@ class Supervision(NamedTuple):
         kept_from: ``(batch,)``, where only the largest logits were stored, the smallest that is the teacher's own; None
             where all are.
         rows: int64 ``(batch,)``, which rows of the batch that the teacher saw are left; None where all are, in order.
+        inner: as in :class:`MixedBatch`: how the networks mix the rows of unmixed inputs. All rows stay then.
     """
 
     inputs: Inputs
@@ -49,6 +50,7 @@ class Supervision(NamedTuple):
     mixed: Tensor | None = None
     kept_from: Tensor | None = None
     rows: Tensor | None = None
+    inner: tuple[InnerPlan, ...] = ()
 
     @classmethod
     def from_teacher(
@@ -90,14 +92,17 @@ class Supervision(NamedTuple):
             non_negative("hard_weight", hard_weight) * rows,
             temperature,
             batch.mixed(),
+            inner=batch.inner,
         )
 
     def select(self, rows: Tensor) -> Supervision:
         """Keep only the rows named by an index or boolean mask ``(batch,)``.
 
         Raises:
-            InputError: as :meth:`LabelMix.select`.
+            InputError: as :meth:`LabelMix.select`, and where the networks mix all rows (``inner``).
         """
+        if self.inner:
+            raise InputError("rows: expected all, as rows that are left out are mixed into others inside the network")
         label_mix = self.label_mix.select(rows)
         return Supervision(
             take_rows(self.inputs, rows),
@@ -141,7 +146,8 @@ def check_supervision(value: object, before: Supervision, source: str) -> Superv
     if rows < 0 or value.soft_labels.shape[1] != before.soft_labels.shape[1]:
         wanted = f"(batch, {before.soft_labels.shape[1]})"
         raise InputError(f"{source}: expected soft_labels {wanted}, got {kind_of(value.soft_labels)}")
-    fields = {name: field for name, field in value._asdict().items() if name not in ("label_mix", "temperature")}
+    apart = ("label_mix", "temperature", "inner")
+    fields = {name: field for name, field in value._asdict().items() if name not in apart}
     fields |= {f"label_mix.{name}": field for name, field in zip(LabelMix._fields, value.label_mix, strict=True)}
     if isinstance(value.inputs, Mapping):
         del fields["inputs"]

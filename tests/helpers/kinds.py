@@ -62,7 +62,7 @@ class KindsDataModule(LabelledDataModule):
 
     class_names = ["low", "middle", "high"]  # noqa: RUF012
 
-    def __init__(self, kind="vectors", batch_size=8, mixing=None, seed=None, pool=0):
+    def __init__(self, kind="vectors", batch_size=8, mixing: Mixing | None = None, seed=None, pool=0):
         self.kind = kind
         super().__init__(batch_size, mixing or Mixing("none" if kind == "tokens" else "mixup"), seed, pool=pool)
 

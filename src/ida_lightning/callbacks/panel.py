@@ -112,11 +112,12 @@ class PanelCallback(Method):
         rows = torch.arange(len(supervision.index), device=supervision.index.device)
         if supervision.mixed is not None:
             rows = (~supervision.mixed).int().argsort(stable=True)
-        shown = supervision.select(rows[:count])
+        rows = rows[:count]
+        shown = supervision._replace(inner=()).select(rows)
         classes = shown.soft_labels.shape[1]
         names = facts.class_names
         figure = plot_corrections(
-            facts.shown(shown.inputs),
+            facts.shown(supervision.inputs, rows, supervision.inner),
             shown.label_mix,
             (shown.teacher_logits / shown.temperature).softmax(1),
             shown.soft_labels,

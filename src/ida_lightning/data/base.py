@@ -23,7 +23,7 @@ from ida_lightning.data_facts import data_fingerprint
 from ida_lightning.errors import InputError, at_least, is_a
 from ida_lightning.inputs import Inputs, is_picture, rows_in
 from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, to_precision
-from ida_lightning.mixing import MixedBatch, Mixing, mix_batch, stack_pool, with_plain
+from ida_lightning.mixing import MixedBatch, Mixing, mix_batch, plan_batch, stack_pool, with_plain
 
 
 def _as_fetched(batch: Any) -> Any:
@@ -56,6 +56,8 @@ class LabelledDataModule(L.LightningDataModule, ABC):
         cycle: after how many epochs the same training inputs come again; None for never.
         keeps_plain: whether training batches know the unmixed inputs that they were made of, ``MixedBatch.plain``; a
             module whose teacher looks at those sets it for its fit.
+        inner_layers: in which layers of the teacher (or of the only network) rows are mixed, in the place of inputs;
+            :class:`~ida_lightning.methods.InnerMixingCallback` sets it for its fit.
 
     Args:
         batch_size: rows per batch and process.
@@ -117,6 +119,7 @@ class LabelledDataModule(L.LightningDataModule, ABC):
         self.origins: dict[str, str] = {}
         self.cycle: int | None = None
         self.keeps_plain = False
+        self.inner_layers: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -230,6 +233,7 @@ class LabelledDataModule(L.LightningDataModule, ABC):
             "pool": self.pool,
             "mixing": asdict(self.mixing),
             "draws": DRAWS,
+            **({"inner_layers": list(self.inner_layers)} if self.inner_layers else {}),  # older folders say nothing
         }
 
     def batch_generator(self, epoch: int, batch: int, rank: int = 0) -> np.random.Generator:
@@ -247,7 +251,7 @@ class LabelledDataModule(L.LightningDataModule, ABC):
         clean, size = batch._replace(inputs=inputs), inputs.shape[2:] if is_picture(inputs) else (1, 1)
         drawn = [self.mixing.draw(rows_in(inputs), (size[0], size[1]), rng) for _ in range(max(1, self.pool))]
         plans = [plan for plan in drawn if plan is not None]
-        mixes = [mix_batch(plan, clean) for plan in plans]
+        mixes = [plan_batch(plan, clean) if self.inner_layers else mix_batch(plan, clean) for plan in plans]
         mixed = stack_pool(clean, mixes) if self.pool and mixes else mixes[0] if mixes else clean
         return with_plain(mixed, clean, plans) if self.keeps_plain else mixed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
@@ -17,7 +16,7 @@ from ida_lightning.errors import InputError, kind_of, non_negative
 from ida_lightning.inputs import Inputs
 from ida_lightning.lightning_internals import attached_datamodule
 from ida_lightning.methods.base import LossMethod
-from ida_lightning.models import converted, eval_mode, failure, run_network
+from ida_lightning.models import converted, eval_mode, failure, find_layer, layer_names, run_network
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.distillation import DistillationModule
 from ida_lightning.modules.options import built_for
@@ -77,8 +76,8 @@ class FeatureLoss(LossMethod):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.student_layers = _names("student_layers", student_layers)
-        self.teacher_layers = _names("teacher_layers", teacher_layers)
+        self.student_layers = layer_names("student_layers", student_layers)
+        self.teacher_layers = layer_names("teacher_layers", teacher_layers)
         if len(self.student_layers) != len(self.teacher_layers):
             raise InputError(
                 f"teacher_layers: expected as many as student_layers, {len(self.student_layers)}, got "
@@ -257,13 +256,6 @@ def cannot_compare(student: Tensor, teacher: Tensor, what: str) -> InputError:
     return InputError(f"student_layers: expected {what}, got {shapes}")
 
 
-def _names(argument: str, value: object) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
-    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-        raise InputError(f"{argument}: expected names of layers, each once, got {kind_of(value)}")
-    return names
-
-
 def _layer(owner: str, network: nn.Module, name: str) -> tuple[nn.Module, bool]:
     """Return a layer by name, and whether its input is meant."""
     parts = dict(network.named_modules())
@@ -276,13 +268,7 @@ def _layer(owner: str, network: nn.Module, name: str) -> tuple[nn.Module, bool]:
                 f"{owner}_layers: expected a layer by name, as {type(network).__name__} ends in no linear layer, got "
                 f"{name!r}"
             ) from None
-    if name in parts and name:
-        return parts[name], False
-    info = vars(network).get("feature_info")  # of timm: a list, or an object that has one
-    entries = info if info is None or isinstance(info, list) else vars(info).get("info")
-    listed = [str(entry["module"]) for entry in entries or [] if isinstance(entry, Mapping) and "module" in entry]
-    near = difflib.get_close_matches(name, [part for part in parts if part], n=3) or listed or list(parts)[1:4]
-    raise InputError(f"{owner}_layers: expected a layer of the {owner}, such as {', '.join(near)}, got {name!r}")
+    return find_layer(f"{owner}_layers", owner, network, name), False
 
 
 def _tensor(owner: str, name: str, output: Any) -> Tensor:

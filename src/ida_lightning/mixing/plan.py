@@ -25,6 +25,7 @@ class MixedBatch(NamedTuple):
         partner: int64 ``(batch, partners)``, the rows of this batch that were mixed in; the row itself where none was.
         plain: one :class:`PlainImages` where the unmixed images were asked for (``keeps_plain`` of the data module),
             else empty, which costs nothing.
+        inner: one :class:`InnerPlan` where inputs are unmixed and the networks mix them in a layer; else empty.
     """
 
     inputs: Inputs
@@ -32,6 +33,7 @@ class MixedBatch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     partner: Tensor
     plain: tuple[PlainImages, ...] = ()  # not None: Lightning would count that as a batch of one
+    inner: tuple[InnerPlan, ...] = ()
 
     def mixed(self) -> Tensor:
         """Find the rows that were mixed, bool ``(batch,)``.
@@ -40,6 +42,18 @@ class MixedBatch(NamedTuple):
         """
         itself = torch.arange(len(self.partner), device=self.partner.device)
         return (self.partner != itself[:, None]).any(1) | ((self.label_mix.weights > 0).sum(1) > 1)
+
+
+class InnerPlan(NamedTuple):
+    """How the rows of an unmixed batch are mixed inside a network, on the device of the batch.
+
+    Attributes:
+        partner: int64 ``(batch, k - 1)``, which rows are mixed in.
+        weight: float32 ``(batch, k)``, share of the row itself and of each partner; rows sum to 1.
+    """
+
+    partner: Tensor
+    weight: Tensor
 
 
 class PlainImages(NamedTuple):

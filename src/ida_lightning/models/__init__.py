@@ -3,6 +3,7 @@
 from ida_lightning.models.build import build_model, eval_mode
 from ida_lightning.models.choice import chosen_outputs, known_outputs, outputs_in
 from ida_lightning.models.description import Description, ImageInput, describe, pretrained_input
+from ida_lightning.models.layers import find_layer, layer_names
 from ida_lightning.models.loading import NetworkFile, load_network, load_student, read_description
 from ida_lightning.models.named import has_new_head, is_of_a_hub
 from ida_lightning.models.outputs import check_logits, converted, failure, logits_of, run_network, try_network
@@ -32,10 +33,12 @@ __all__ = [
     "eval_mode",
     "exportable",
     "failure",
+    "find_layer",
     "fingerprint",
     "has_new_head",
     "is_of_a_hub",
     "known_outputs",
+    "layer_names",
     "load_network",
     "load_student",
     "load_weights",

@@ -18,6 +18,7 @@ from ida_lightning.modules.teacher import FrozenTeacher
 from ida_lightning.teacher_outputs import Answers, Encoding, OutputStore, Place, check_manifest, recorded_fact
 
 _PLAIN: tuple[View, ...] = ("plain", "plain_logits")
+_OF_MIXING = ("mixing", "pool", "inner_layers")  # which unmixed images know nothing of
 
 
 @runtime_checkable
@@ -102,7 +103,7 @@ class AskedTeacher:
         view: dict[str, str] = {}
         if looks_at_plain(self.view):
             view = {"view": "plain"}
-            pictures = {key: value for key, value in pictures.items() if key not in ("mixing", "pool")}
+            pictures = {key: value for key, value in pictures.items() if key not in _OF_MIXING}
         elif self.view != "mixed":
             view = {"view": self.view}
         return {

@@ -229,5 +229,7 @@ def _plain(values: Any) -> Any:
         return values.detach()
     if not isinstance(values, (tuple, Mapping)):
         return values
+    if not isinstance(values, Mapping) and not hasattr(values, "_asdict"):
+        return [_plain(value) for value in values]
     fields = values if isinstance(values, Mapping) else cast(Any, values)._asdict()
     return {name: _plain(value) for name, value in fields.items() if name != "plain"}  # which it was mixed from

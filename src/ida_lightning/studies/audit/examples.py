@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ida_lightning.inputs import Inputs, take_rows
+from ida_lightning.inputs import Inputs
 from ida_lightning.isotonic import Space, correct_soft_labels
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.metrics import moved_mass, violated_rows
-from ida_lightning.mixing import MixedBatch
+from ida_lightning.mixing import InnerPlan, MixedBatch
 from ida_lightning.plots import plot_corrections
 
 COUNT = 6
@@ -54,6 +54,10 @@ class Examples(NamedTuple):
         names = [self.class_names[label] for label in order.labels[row][present].tolist()]
         return list(zip(order.weights[row][present].tolist(), names, strict=True))
 
+    def text(self, row: int) -> str:
+        """Return the text of a row, nothing for an image."""
+        return "" if isinstance(self.images, Tensor) else self.images[row]
+
     def cpu(self) -> Examples:
         """Return the same on the CPU."""
         mix = LabelMix(self.label_mix.labels.cpu(), self.label_mix.weights.cpu())
@@ -82,7 +86,7 @@ class MostChanged:
         space: Space,
         temperature: float,
         class_names: Sequence[str],
-        show: Callable[[Inputs], Tensor | list[str]],
+        show: Callable[[Inputs, Tensor, Sequence[InnerPlan]], Tensor | list[str]],
     ) -> None:
         self.mixing, self.space, self.temperature = mixing, space, temperature
         self.class_names, self.show = class_names, show
@@ -99,7 +103,7 @@ class MostChanged:
         corrected = torch.where(violated_rows(soft_labels, mix)[:, None], corrected, soft_labels)
         moved = moved_mass(soft_labels, corrected)
         ranked = most_changed(moved, COUNT)
-        images = self.show(take_rows(take_rows(batch.inputs, finite), ranked))
+        images = self.show(batch.inputs, finite.nonzero()[ranked, 0], batch.inner)
         fields = (mix.select(ranked), soft_labels[ranked], corrected[ranked], moved[ranked])
         new = Examples(images, *fields, self.class_names).cpu()
         joined = new if self.examples is None else _joined(self.examples, new)

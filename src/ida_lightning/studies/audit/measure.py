@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import replace
 from itertools import islice
@@ -31,6 +32,8 @@ Revise = Callable[[Tensor, LabelMix, float], Tensor]
 """From soft labels, their mixes and the temperature to revised soft labels."""
 Look = Callable[[str, MixedBatch, Tensor], None]
 """Looks at the way of mixing, a batch of it and the teacher's logits."""
+
+Inside = Callable[[MixedBatch, int, int], AbstractContextManager[None]]
 
 
 class Rows(NamedTuple):
@@ -62,6 +65,8 @@ def takes_rectangles(data: LabelledDataModule) -> bool:
     Raises:
         InputError: for a configured way of mixing that needs them where there are none.
     """
+    if data.inner_layers:
+        return False
     if is_picture(facts_from(data).example()):
         return True
     if data.mixing.kind not in ("none", "mixup"):
@@ -99,6 +104,7 @@ def measure(
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     stored: OutputStore | None = None,
     look: Look = lambda mixing, batch, logits: None,
+    inside: Inside = lambda batch, epoch, number: nullcontext(),
 ) -> dict[str, Rows]:
     """Show the teacher training images of the run's first steps, clean and mixed in every way, and validation images.
 
@@ -116,6 +122,7 @@ def measure(
         progress: wraps the numbers of the batches, to show how far it is.
         stored: the teacher's answers to the run's own pictures, read in its place where they are those looked at.
         look: is called with every mixed batch and the teacher's logits of it.
+        inside: gives a context in which the teacher mixes a batch inside, by epoch and number.
 
     Returns:
         The measured rows, by way of mixing and, if there are such images, for ``validation``.
@@ -135,7 +142,8 @@ def measure(
             batch = view.mix(plain, view.batch_generator(epoch, number))
             shown_in_fit = data.pool == 0 and view.mixing == data.mixing
             answers = stored.read(Place(epoch, number, 0), batch) if stored is not None and shown_in_fit else None
-            logits = teacher(batch.inputs) if answers is None else answers.logits
+            with inside(batch, epoch, number):
+                logits = teacher(batch.inputs) if answers is None else answers.logits
             parts[name].append(_measured(logits, batch.label_mix, temperature, revise))
             look(name, batch, logits)
     for batch in islice(data.val_dataloader(), len(parts["clean"])):
