@@ -27,9 +27,9 @@ class TextDataModule(LabelledDataModule):
     """Reads texts with one label each, and gives the numbers of their tokens, padded to the longest of a batch.
 
     Files are tables with a header (``*.csv``, ``*.tsv``), objects by the line (``*.jsonl``), or a label, a space and
-    the text (``*.txt``); from Python also data sets of mappings or pairs, such as those of Hugging Face. Sentences
-    cannot be mixed as they are: the batch carries the plan, and the module's networks mix the output of a layer, the
-    embedding unless another is named.
+    the text (``*.txt``); from Python also data sets of mappings or pairs, such as those of Hugging Face. Numbers
+    of tokens cannot be mixed: :class:`~ida_lightning.methods.InnerMixingCallback` has the networks mix what one of their
+    layers makes of them, such as the embedding.
 
     Args:
         train: the training texts: path of a file, or a data set.
