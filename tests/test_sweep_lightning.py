@@ -85,6 +85,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
     **dict.fromkeys(("mean", "std"), lambda: (0.5, 0.5, 0.5)),
     **dict.fromkeys(("root", "folder"), lambda: "."),
     "num_classes": lambda: 4,
+    "vocab_size": lambda: 20,
     "image_size": lambda: 8,
     "class_names": lambda: ["a", "b", "c"],
     "layers": lambda: "layer1",

@@ -22,7 +22,10 @@ from .data import ImagesDataModule as ImagesDataModule
 from .data import InMemoryInputs as InMemoryInputs
 from .data import LabelledDataModule as LabelledDataModule
 from .data import MixingDataModule as MixingDataModule
+from .data import TextDataModule as TextDataModule
+from .data import TextFields as TextFields
 from .data import TinyImageNetDataModule as TinyImageNetDataModule
+from .data import Tokens as Tokens
 from .errors import InputError as InputError
 from .isotonic import KernelTrial as KernelTrial
 from .isotonic import correct_soft_labels as correct_soft_labels
@@ -100,6 +103,7 @@ from .mixing import mix_rows as mix_rows
 from .mixing import plan_batch as plan_batch
 from .mixing import stack_pool as stack_pool
 from .mixing import with_plain as with_plain
+from .models import TextCNN as TextCNN
 from .models import build_model as build_model
 from .models import load_network as load_network
 from .models import load_student as load_student

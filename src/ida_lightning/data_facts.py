@@ -14,7 +14,7 @@ from torch import Tensor
 from ida_lightning.inputs import Inputs, rows_in, take_rows, tensors_in
 from ida_lightning.lightning_internals import attached_datamodule
 from ida_lightning.mixing import InnerPlan
-from ida_lightning.models import ImageInput
+from ida_lightning.models import ImageInput, Vocabulary
 
 INTERPOLATION = "bilinear"
 """How the data modules of this package resize images for evaluation."""
@@ -109,6 +109,7 @@ class DataFacts(NamedTuple):
     splits: Mapping[str, Any] | None = None
     cycle: int | None = None
     keeps_plain: bool | None = None
+    vocabulary: Vocabulary | None = None
     pictures: Callable[[], Mapping[str, Any]] | None = None
     normalise: Callable[[Any], Any] | None = None
     denormalise: Callable[[Tensor], Tensor] | None = None

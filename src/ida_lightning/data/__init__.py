@@ -10,7 +10,10 @@ from ida_lightning.data.sets.fashion_mnist import FashionMNISTDataModule
 from ida_lightning.data.sets.from_datasets import FromDatasetsDataModule
 from ida_lightning.data.sets.image_folder import ImageFolderDataModule
 from ida_lightning.data.sets.images import ImagesDataModule
+from ida_lightning.data.sets.text import TextDataModule
 from ida_lightning.data.sets.tiny_imagenet import TinyImageNetDataModule
+from ida_lightning.data.text_files import TextFields
+from ida_lightning.data.tokens import Tokens
 
 __all__ = [
     "Augmentation",
@@ -24,5 +27,8 @@ __all__ = [
     "InMemoryInputs",
     "LabelledDataModule",
     "MixingDataModule",
+    "TextDataModule",
+    "TextFields",
     "TinyImageNetDataModule",
+    "Tokens",
 ]

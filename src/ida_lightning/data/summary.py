@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ida_lightning.data.decoded import DecodedImages
 from ida_lightning.data.in_memory import InMemoryImages, InMemoryInputs
+from ida_lightning.data.texts import Texts
 
 _MOST_NAMES = 5
 
@@ -42,6 +43,6 @@ def lines_about(
 
 def _labels(split: Any) -> Tensor | None:
     """Return the labels of a split if that takes no reading of images."""
-    if isinstance(split, (InMemoryImages, InMemoryInputs)):
+    if isinstance(split, (InMemoryImages, InMemoryInputs, Texts)):
         return split.labels
     return split.known_labels() if isinstance(split, DecodedImages) else None

@@ -19,7 +19,7 @@ from ida_lightning.lightning_internals import attached_datamodule, epoch_in_prog
 from ida_lightning.methods.base import Method
 from ida_lightning.methods.feature_loss import FeatureLoss
 from ida_lightning.mixing import InnerPlan, MixedBatch, mix_rows
-from ida_lightning.models import converted, eval_mode, failure, find_layer, layer_names, run_network
+from ida_lightning.models import check_vocabulary, converted, eval_mode, failure, find_layer, layer_names, run_network
 from ida_lightning.modules.answers import TeacherAnswers
 from ida_lightning.modules.asking import looks_at_plain
 from ida_lightning.modules.base import ClassifierBase
@@ -92,7 +92,10 @@ class InnerMixingCallback(Method):
             raise InputError(f"LearningRateFinder: expected none with {self}, which its trial steps leave out")
         self._plan_inside(attached_datamodule(trainer))
         if isinstance(module, ClassifierBase):
-            self._watch(module.owner, module.network, module.network, facts_of(trainer).example())
+            facts = facts_of(trainer)
+            if facts.vocabulary is not None:  # before a trial that a number without a row would end
+                check_vocabulary(module.network, facts.vocabulary, module.owner)
+            self._watch(module.owner, module.network, module.network, facts.example())
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Watch the layers of the teacher, which is built now, unless it looks at unmixed inputs or is not needed."""

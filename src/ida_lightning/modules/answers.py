@@ -102,7 +102,8 @@ class TeacherAnswers(MeasuringCallback):
         for asked, folder in zip(self.asked, self.folders(options) if options else self.asked, strict=True):
             asked.lay_out(channels_last, folder if chosen and isinstance(folder, str) else None)
         if not replays or _asks_teacher(trainer):
-            self.teacher.prepare(facts.class_names, facts.image_input, None if trainer is None else facts.example)
+            example = None if trainer is None else facts.example
+            self.teacher.prepare(facts.class_names, facts.image_input, example, facts.vocabulary)
         if trainer is None:
             return
         data: Any = attached_datamodule(trainer)

@@ -29,7 +29,7 @@ from ida_lightning.lightning_internals import (
     to_precision,
 )
 from ida_lightning.mixing import MixedBatch
-from ida_lightning.models import Description, describe, try_network
+from ida_lightning.models import Description, check_vocabulary, describe, try_network
 from ida_lightning.models.description import KEY as DESCRIPTION_KEY
 from ida_lightning.modules.described import with_run
 from ida_lightning.modules.evaluation import EvaluatedModule, require_finite
@@ -174,6 +174,8 @@ class ClassifierBase(EvaluatedModule):
             rank_zero_info(
                 f"num_classes: the data module has {known} classes, {self.num_classes - known} outputs are none"
             )
+        if facts.vocabulary is not None:
+            check_vocabulary(self.network, facts.vocabulary, self.owner)
         example = self.example(trainer)
         if example is None:  # the first batch is the trial
             return

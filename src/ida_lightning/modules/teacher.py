@@ -16,7 +16,9 @@ from ida_lightning.files import digest_of_file
 from ida_lightning.inputs import Inputs, device_of, on_each, rows_in, take_rows
 from ida_lightning.models import (
     ImageInput,
+    Vocabulary,
     Weights,
+    check_vocabulary,
     chosen_outputs,
     converted,
     failure,
@@ -91,6 +93,7 @@ class FrozenTeacher:
         class_names: list[str] | None,
         image_input: ImageInput | None = None,
         example: Callable[[], Inputs | None] | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         """Build the network, load its weights, freeze it, and try it.
 
@@ -100,6 +103,7 @@ class FrozenTeacher:
                 or timm says so), those are made from the student's, after mixing: the two see the same picture.
             example: gives inputs to try it on, or None, and then the first batch is the trial; without it there are
                 blank images.
+            vocabulary: of the tokenizer whose numbers it will be given, where there is one.
 
         Raises:
             InputError: for a named network without weights, weights that are missing, damaged or do not fit, and
@@ -112,7 +116,7 @@ class FrozenTeacher:
         channels = self.in_channels if image_input is None else len(image_input.mean)
         network = built_for("teacher", self.source, width, channels, self.args)
         trained_on = pretrained_input(network) if self.args.get("pretrained") else None
-        expects_ours = trained_on is not None and weights is None and self.classes is None
+        expects_ours = bool(self.args.get("pretrained")) and weights is None and self.classes is None
         if expects_ours and has_new_head(network, self.num_classes):
             raise InputError(
                 f"teacher: expected the student's {self.num_classes} classes, the pretrained {self.source!r} has "
@@ -124,6 +128,8 @@ class FrozenTeacher:
                 self.class_names = weights.class_names
             put_weights(network, weights, self.checkpoint, "teacher_checkpoint")
             trained_on = weights.image_input
+        if vocabulary is not None:
+            check_vocabulary(network, vocabulary, "teacher")
         trained_on = self.image_input or trained_on
         for parameter in network.parameters():  # not requires_grad_, which a scripted network refuses
             parameter.requires_grad = False

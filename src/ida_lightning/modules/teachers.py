@@ -14,7 +14,7 @@ from ida_lightning.files import joint_digest
 from ida_lightning.inputs import Inputs
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.metrics import violated_rows
-from ida_lightning.models import ImageInput
+from ida_lightning.models import ImageInput, Vocabulary
 from ida_lightning.modules.options import Teacher, TeacherBlend
 from ida_lightning.modules.teacher import FrozenTeacher
 
@@ -57,6 +57,7 @@ class FrozenTeachers:
         class_names: list[str] | None,
         image_input: ImageInput | None = None,
         example: Callable[[], Inputs | None] | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         """Build them one after the other; see :meth:`FrozenTeacher.prepare`.
 
@@ -66,7 +67,7 @@ class FrozenTeachers:
         known: tuple[str, list[str]] | None = None
         for name, member in zip(self.names, self.members, strict=True):
             try:
-                member.prepare(class_names, image_input, example)
+                member.prepare(class_names, image_input, example, vocabulary)
             except InputError as error:
                 raise InputError(f"teacher {name}: {error}") from error
             if known is not None and member.class_names not in (None, known[1]):

@@ -54,6 +54,10 @@ class Examples(NamedTuple):
         names = [self.class_names[label] for label in order.labels[row][present].tolist()]
         return list(zip(order.weights[row][present].tolist(), names, strict=True))
 
+    def text(self, row: int) -> str:
+        """Return the text of a row, nothing for an image."""
+        return "" if isinstance(self.images, Tensor) else self.images[row]
+
     def cpu(self) -> Examples:
         """Return the same on the CPU."""
         mix = LabelMix(self.label_mix.labels.cpu(), self.label_mix.weights.cpu())

@@ -129,7 +129,7 @@ def measure_teacher(
     data.setup("fit")
     model.teacher.compile_args = None  # compiling takes longer than the few forward passes
     known = facts_from(data)
-    model.teacher.prepare(known.class_names, known.image_input, known.example)
+    model.teacher.prepare(known.class_names, known.image_input, known.example, known.vocabulary)
     move_to_device(trainer, model)
     device, teacher = trainer.strategy.root_device, in_precision(trainer, model.teacher)
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
