@@ -115,6 +115,8 @@ def test_every_method_of_a_shipped_comparison_is_a_fit_config():
         if loss := every["model"].get("init_args", {}).get("distillation"):
             assert getattr(ida_lightning, loss["class_path"])(**loss.get("init_args", {}))
     resolve("all", str(CONFIGS.parent / losses["fit"]), losses["common"], every)
+    inside = yaml.safe_load((CONFIGS / "evidence" / "compare_manifold.yaml").read_text())
+    resolve("inside", str(CONFIGS.parent / inside["fit"]), inside["common"], inside["methods"]["random_layer"])
     teachers = yaml.safe_load((CONFIGS / "cifar100" / "compare_teachers.yaml").read_text())
     for name in ("plain", "two_corrected"):
         resolve(name, str(CONFIGS.parent / teachers["fit"]), teachers["methods"][name])

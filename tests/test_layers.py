@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "ida_lightning"
 LAYERS = [
     {"addressing", "errors"},
-    {"checks", "files", "label_mix", "texts"},
+    {"checks", "files", "inputs", "label_mix", "texts"},
     {"isotonic", "mixing", "losses"},
     {"supervision"},
     {"metrics", "models", "plots", "adapters", "augment"},

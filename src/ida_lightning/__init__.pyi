@@ -22,12 +22,17 @@ from .data import HuggingFaceStream as HuggingFaceStream
 from .data import ImageFolderDataModule as ImageFolderDataModule
 from .data import ImagesDataModule as ImagesDataModule
 from .data import ImageStream as ImageStream
+from .data import InMemoryInputs as InMemoryInputs
+from .data import LabelledDataModule as LabelledDataModule
 from .data import LitDataStream as LitDataStream
 from .data import MixingDataModule as MixingDataModule
 from .data import StreamedImage as StreamedImage
 from .data import StreamingDataModule as StreamingDataModule
 from .data import StreamShare as StreamShare
+from .data import TextDataModule as TextDataModule
+from .data import TextFields as TextFields
 from .data import TinyImageNetDataModule as TinyImageNetDataModule
+from .data import Tokens as Tokens
 from .data import WebDatasetStream as WebDatasetStream
 from .errors import InputError as InputError
 from .isotonic import KernelTrial as KernelTrial
@@ -67,6 +72,7 @@ from .methods import DataSelectionCallback as DataSelectionCallback
 from .methods import FeatureLoss as FeatureLoss
 from .methods import HintCallback as HintCallback
 from .methods import Influence as Influence
+from .methods import InnerMixingCallback as InnerMixingCallback
 from .methods import IsotonicSoftLabelCallback as IsotonicSoftLabelCallback
 from .methods import LabelRevisionCallback as LabelRevisionCallback
 from .methods import LossMethod as LossMethod
@@ -89,6 +95,7 @@ from .metrics import order_statistics as order_statistics
 from .metrics import prediction_agreement as prediction_agreement
 from .metrics import prediction_entropy as prediction_entropy
 from .metrics import violated_rows as violated_rows
+from .mixing import InnerPlan as InnerPlan
 from .mixing import MixedBatch as MixedBatch
 from .mixing import Mixing as Mixing
 from .mixing import MixPlan as MixPlan
@@ -98,9 +105,13 @@ from .mixing import draw_mixup as draw_mixup
 from .mixing import draw_mosaic as draw_mosaic
 from .mixing import mix_batch as mix_batch
 from .mixing import mix_images as mix_images
+from .mixing import mix_inputs as mix_inputs
 from .mixing import mix_labels as mix_labels
+from .mixing import mix_rows as mix_rows
+from .mixing import plan_batch as plan_batch
 from .mixing import stack_pool as stack_pool
 from .mixing import with_plain as with_plain
+from .models import TextCNN as TextCNN
 from .models import build_model as build_model
 from .models import load_network as load_network
 from .models import load_student as load_student

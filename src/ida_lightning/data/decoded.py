@@ -17,6 +17,7 @@ from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.labels import label_vector, whole_label
 from ida_lightning.data_facts import INTERPOLATION
 from ida_lightning.errors import InputError
+from ida_lightning.inputs import as_pictures
 from ida_lightning.mixing import MixedBatch
 
 _IMAGE_KEYS = ("image", "img", "images", "pixel_values")
@@ -104,11 +105,12 @@ class DecodedImages(Dataset[MixedBatch]):
     def in_memory(self) -> InMemoryImages:
         """Decode all images and return them as arrays, for sets that fit into memory."""
         batches = [self.__getitems__(range(at, min(at + 1000, len(self)))) for at in range(0, len(self), 1000)]
-        sizes = {tuple(batch.inputs.shape[1:]) for batch in batches}
+        images = [as_pictures("images", batch.inputs) for batch in batches]
+        sizes = {tuple(some.shape[1:]) for some in images}
         if len(sizes) > 1:
             raise InputError(f"images: expected one size, got {', '.join(map(str, sorted(sizes)))}; give a transform")
         return InMemoryImages(
-            torch.cat([batch.inputs for batch in batches]),
+            torch.cat(images),
             torch.cat([batch.label_mix.labels[:, 0] for batch in batches]),
         )
 

@@ -18,6 +18,7 @@ from ida_lightning.checks import path_like, text
 from ida_lightning.errors import InputError, is_a, kind_of
 from ida_lightning.models.description import KEY, Description, ImageInput, check_description, description_in
 from ida_lightning.models.reading import explain, load_values
+from ida_lightning.models.vocabulary import note_vocabulary
 
 # The names under which checkpoints keep them; torchvision's and timm's among them.
 _USUAL = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "params")
@@ -203,6 +204,7 @@ def put_weights(network: nn.Module, weights: Weights, path: str | Path, what: st
         raise InputError(f"{what}: {path} does not fit the network: {wrong[0]}{more}")
     check_description(network, weights.description, path, what)
     network.load_state_dict(weights.tensors, strict=False)  # compared above; a network's extra state stays its own
+    note_vocabulary(network, None if weights.description is None else weights.description.vocabulary)
 
 
 def exportable(network: nn.Module) -> dict[str, Tensor]:

@@ -99,12 +99,12 @@ class TeacherAnswers(MeasuringCallback):
             asked.live, asked.store = 0, None
         self._run = trainer
         facts, options = facts_of(trainer), self.options
-        self.teacher.input_shape = facts.input_shape or self.teacher.input_shape
         replays = options is not None and options.mode == "replay"
         for asked, folder in zip(self.asked, self.folders(options) if options else self.asked, strict=True):
             asked.lay_out(channels_last, folder if chosen and isinstance(folder, str) else None)
         if not replays or _asks_teacher(trainer):
-            self.teacher.prepare(facts.class_names, facts.image_input)
+            example = None if trainer is None else facts.example
+            self.teacher.prepare(facts.class_names, facts.image_input, example, facts.vocabulary)
         if trainer is None:
             return
         data: Any = attached_datamodule(trainer)
@@ -191,7 +191,7 @@ class TeacherAnswers(MeasuringCallback):
             batch: the first of it.
         """
         shown = batch.plain[0].batch if looks_at_plain(self.view) and batch.plain else batch
-        place = self._epoch(trainer), int(trainer.num_training_batches), len(shown.inputs)
+        place = self._epoch(trainer), int(trainer.num_training_batches), len(shown.index)
         return all(store is not None and store.holds(*place) for store in self._stores)
 
     def keep_validation(self, accuracy: float, nll: float) -> None:

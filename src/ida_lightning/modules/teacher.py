@@ -7,16 +7,20 @@ from typing import Any, cast
 
 import timm
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ida_lightning.errors import InputError
 from ida_lightning.files import digest_of_file
+from ida_lightning.inputs import Inputs, device_of, on_each, rows_in, take_rows
 from ida_lightning.models import (
     ImageInput,
+    Vocabulary,
     Weights,
+    check_vocabulary,
     chosen_outputs,
+    converted,
     failure,
     fingerprint,
     has_new_head,
@@ -27,7 +31,9 @@ from ida_lightning.models import (
     outputs_in,
     pretrained_input,
     put_weights,
+    run_network,
 )
+from ida_lightning.modules.adaptation import adaptation, check_classes
 from ida_lightning.modules.layout import channels_last, convolves
 from ida_lightning.modules.options import Teacher, built_for
 
@@ -41,8 +47,8 @@ class FrozenTeacher:
     Args:
         options: which network, with which weights and precision.
         num_classes: width its output must have.
-        in_channels: channels of the images it will see.
-        image_size: pixels of the images it will see.
+        in_channels: channels of the images it will see, where the data module does not say it.
+        image_size: pixels of the images it will see, likewise.
         compile_args: of ``torch.compile``; None for eager.
 
     Attributes:
@@ -63,7 +69,8 @@ class FrozenTeacher:
     ) -> None:
         self.source = cast("str | nn.Module", options.network)  # a list of teachers is FrozenTeachers
         self.num_classes = num_classes
-        self.input_shape: tuple[int, ...] = (in_channels, image_size, image_size)
+        self.in_channels = in_channels
+        self.image_size = image_size
         self.checkpoint = options.checkpoint
         self.args = options.args or {}
         if isinstance(self.source, str) and is_of_a_hub(self.source) and self.checkpoint is None:
@@ -77,16 +84,26 @@ class FrozenTeacher:
         self.file_sha256: str | None = None
         self.channels_last = False
         self.class_names: list[str] | None = None
+        self._first: Callable[[int], None] | None = None  # is told how many outputs it has by its first answer
         self._choice: Tensor | None = None  # of its outputs
         self._adapt: tuple[Tensor, Tensor, int] | None = None  # factor, shift, size
 
-    def prepare(self, class_names: list[str] | None, image_input: ImageInput | None = None) -> None:
-        """Build the network, load its weights, freeze it, and try it on a blank image.
+    def prepare(
+        self,
+        class_names: list[str] | None,
+        image_input: ImageInput | None = None,
+        example: Callable[[], Inputs | None] | None = None,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        """Build the network, load its weights, freeze it, and try it.
 
         Args:
             class_names: what the student's outputs stand for, if known; compared with what the weight file says.
             image_input: what images the student sees, if known. If the teacher was trained on others (its weight file
                 or timm says so), those are made from the student's, after mixing: the two see the same picture.
+            example: gives inputs to try it on, or None, and then the first batch is the trial; without it there are
+                blank images.
+            vocabulary: of the tokenizer whose numbers it will be given, where there is one.
 
         Raises:
             InputError: for a named network without weights, weights that are missing, damaged or do not fit, and
@@ -96,9 +113,10 @@ class FrozenTeacher:
             self._check_pretrained(self.source)
         weights = None if self.checkpoint is None else self._read_weights(self.checkpoint)
         width = self.num_classes if self.classes is None else outputs_in(weights, self.source)
-        network = built_for("teacher", self.source, width, self.input_shape[0], self.args)
+        channels = self.in_channels if image_input is None else len(image_input.mean)
+        network = built_for("teacher", self.source, width, channels, self.args)
         trained_on = pretrained_input(network) if self.args.get("pretrained") else None
-        expects_ours = trained_on is not None and weights is None and self.classes is None
+        expects_ours = bool(self.args.get("pretrained")) and weights is None and self.classes is None
         if expects_ours and has_new_head(network, self.num_classes):
             raise InputError(
                 f"teacher: expected the student's {self.num_classes} classes, the pretrained {self.source!r} has "
@@ -106,31 +124,42 @@ class FrozenTeacher:
             )
         if weights is not None and self.checkpoint is not None:
             if self.classes is None:
-                _check_classes(weights.class_names, class_names)
+                check_classes(weights.class_names, class_names)
                 self.class_names = weights.class_names
             put_weights(network, weights, self.checkpoint, "teacher_checkpoint")
             trained_on = weights.image_input
+        if vocabulary is not None:
+            check_vocabulary(network, vocabulary, "teacher")
         trained_on = self.image_input or trained_on
         for parameter in network.parameters():  # not requires_grad_, which a scripted network refuses
             parameter.requires_grad = False
         self.network = network.eval()
         self.fingerprint = fingerprint(network)
-        self._adapt = _adaptation(trained_on, image_input)
+        self._adapt = adaptation(trained_on, image_input)
         if self._adapt is not None:
             rank_zero_info(f"teacher: gets images of its own kind, {trained_on}, the student {image_input}")
         self._choice = None
         self.lay_out(self.channels_last)
-        width = self._check_output()
-        if self.classes is not None:
-            names = (weights and weights.class_names) or known_outputs(self.source, network, width)
-            choice = chosen_outputs(self.classes, width, names, class_names, self.num_classes)
-            self._choice = torch.tensor(choice, device=next((p.device for p in network.parameters()), None))
-        if self.compile_args is not None:
-            if isinstance(network, torch.jit.ScriptModule):
-                raise InputError(
-                    "compile_args: expected none with a teacher that is TorchScript, which is compiled already"
-                )
-            network.compile(**self.compile_args)  # in place: names in the state dict stay
+        if self.compile_args is not None and isinstance(network, torch.jit.ScriptModule):
+            raise InputError(
+                "compile_args: expected none with a teacher that is TorchScript, which is compiled already"
+            )
+        said = weights and weights.class_names
+
+        def first(width: int) -> None:
+            """Take what the network gives: so many outputs."""
+            if self.classes is not None:
+                names = said or known_outputs(self.source, network, width)
+                choice = chosen_outputs(self.classes, width, names, class_names, self.num_classes)
+                self._choice = torch.tensor(choice, device=next((p.device for p in network.parameters()), None))
+            if self.compile_args is not None:
+                network.compile(**self.compile_args)  # in place: names in the state dict stay
+
+        self._first = first
+        size = self.image_size
+        inputs = torch.zeros(2, channels, size, size) if example is None else example()
+        if inputs is not None:
+            self._try(inputs)
 
     def lay_out(self, last: bool) -> None:
         """Lay the weights out in memory, now or once they are there; what a network without convolutions has stays."""
@@ -193,26 +222,28 @@ class FrozenTeacher:
                 f"{config.num_classes}; give a teacher_checkpoint that was trained on these classes, or teacher_classes"
             )
 
-    def _check_output(self) -> int:
-        """Try the network on a blank image; returns how many outputs it has."""
+    def _try(self, inputs: Inputs) -> None:
+        """Run the network on a few rows, and take what it gives."""
+        first, self._first = self._first, None
         like = next((p for p in self.network.parameters()), torch.zeros(1))  # type: ignore[union-attr]
         if like.device.type == "meta":
             raise InputError("teacher: expected weights, got a network on the meta device, which has none")
         devices = [like.device] if like.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             try:
-                logits = self(torch.zeros(1, *self.input_shape, device=like.device))
+                logits = self(on_each(lambda tensor: tensor.to(like.device), inputs))
             except InputError:
                 raise
             except Exception as error:
-                raise failure("teacher", self.input_shape, error) from error
-        expected = (1, self.num_classes if self.classes is None else logits.shape[-1])
-        if logits.shape != expected:
+                raise failure("teacher", inputs, error) from error
+        rows = rows_in(inputs)
+        if logits.shape != (rows, self.num_classes if self.classes is None else logits.shape[-1]):
             raise InputError(
                 f"teacher: expected logits of the student's {self.num_classes} classes, got output of shape "
-                f"{tuple(logits.shape)} for one image"
+                f"{tuple(logits.shape)} for {rows} rows"
             )
-        return int(logits.shape[1])
+        if first is not None:
+            first(int(logits.shape[1]))
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Apply ``fn``, which ``nn.Module.to`` and its like apply to every tensor."""
@@ -231,7 +262,7 @@ class FrozenTeacher:
         if self._choice is not None:
             self._choice = self._choice.to(moved(torch.empty(0, device=self._choice.device)).device)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, inputs: Inputs) -> Tensor:
         """Logits ``(batch, classes)`` in float32 or better, without a graph.
 
         Raises:
@@ -240,61 +271,30 @@ class FrozenTeacher:
         if self.network is None or self.network.training:
             state = "not built yet" if self.network is None else "in train mode"
             raise InputError(f"teacher: expected a network in eval mode, it is {state}")
+        if self._first is not None:  # the data could not be asked for an example
+            self._try(take_rows(inputs, slice(2)))
         with torch.no_grad():
-            if self._adapt is not None:
+            if self._adapt is not None and isinstance(inputs, Tensor):
                 factor, shift, size = self._adapt
-                images = torch.addcmul(shift.to(images.dtype), images, factor.to(images.dtype))
-                if images.shape[-1] != size:
-                    images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
-            logits = self._forward(channels_last(images) if self.channels_last else images)
+                inputs = torch.addcmul(shift.to(inputs.dtype), inputs, factor.to(inputs.dtype))
+                if inputs.shape[-1] != size:
+                    inputs = F.interpolate(inputs, (size, size), mode="bicubic", antialias=True)
+            logits = self._forward(channels_last(inputs) if self.channels_last else inputs)
             if self._choice is not None:
                 logits = logits.index_select(1, self._choice)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _forward(self, images: Tensor) -> Tensor:
-        network = cast(nn.Module, self.network)
+    def _forward(self, inputs: Inputs) -> Tensor:
+        network, device = cast(nn.Module, self.network), device_of(inputs)
         if self.precision is None:
-            weights = next((p.dtype for p in network.parameters() if p.is_floating_point()), images.dtype)
-            if weights != images.dtype and not torch.is_autocast_enabled(images.device.type):
-                images = images.to(weights)  # a teacher in float16 that was given from Python, say
-            return logits_of(network(images), "teacher")
+            weights = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
+            if weights is not None and not torch.is_autocast_enabled(device.type):
+                inputs = converted(inputs, device, weights)  # for a teacher in float16 that was given from Python, say
+            return logits_of(run_network(network, inputs), "teacher")
         dtype = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[self.precision]
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            return logits_of(network(images.float()), "teacher")
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return logits_of(run_network(network, converted(inputs, device, torch.float32)), "teacher")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         """Return itself: copies of the student share the teacher."""
         return self
-
-
-def _adaptation(trained_on: ImageInput | None, given: ImageInput | None) -> tuple[Tensor, Tensor, int] | None:
-    """Return factor, shift and size that make the teacher's images, ``factor * images + shift``, of the student's."""
-    if trained_on is None or trained_on == given:
-        return None
-    if given is None:
-        rank_zero_warn(
-            f"teacher: was trained on images with {trained_on}; the data module does not say (mean, std, image_size) "
-            "what it gives, so the teacher gets the same as the student"
-        )
-        return None
-    if len(trained_on.mean) != len(given.mean):
-        raise InputError(
-            f"teacher: expected images of {len(trained_on.mean)} channels, as it was trained on, the data module "
-            f"gives {len(given.mean)}"
-        )
-    (old_mean, old_std), (new_mean, new_std) = (
-        (torch.tensor(images.mean)[:, None, None], torch.tensor(images.std)[:, None, None])
-        for images in (given, trained_on)
-    )
-    return old_std / new_std, (old_mean - new_mean) / new_std, trained_on.size
-
-
-def _check_classes(theirs: list[str] | None, ours: list[str] | None) -> None:
-    if theirs is None or ours is None or theirs == ours:
-        return
-    if len(theirs) != len(ours):
-        detail = f"it has {len(theirs)} classes, the data set {len(ours)}"
-    else:
-        i = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
-        detail = f"class {i} is {theirs[i]!r} in the file and {ours[i]!r} in the data set"
-    raise InputError(f"teacher_checkpoint: expected the classes of the data set, got others: {detail}")

@@ -12,9 +12,9 @@ from torchvision.transforms import v2
 
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.checks import pixel_deviations, pixel_means, texts
-from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import middle_of
 from ida_lightning.data.decoding import ImageDecoding
+from ida_lightning.data.pictures import MixingDataModule
 from ida_lightning.data.streaming.loader import StreamLoader, StreamSplit
 from ida_lightning.data.streaming.stream import ImageStream, StreamShare
 from ida_lightning.errors import InputError, at_least, flag, is_a, kind_of, positive_share

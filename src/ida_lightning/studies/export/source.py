@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
@@ -87,10 +87,8 @@ def read_source(options: Mapping[str, Any], run: _Reader | None) -> Source:
         said = read_description(path)
         own = said.network is None or not is_registered(said.network)
         if run is not None and own and options["network"] is None:
-            if not isinstance(run.model, ClassifierBase):
-                raise InputError(f"config: expected a module of one network, got {type(run.model).__name__}")
-            network, classes = run.model.network, run.model.num_classes
-            put_weights(network, load_weights(path), path)
+            network = read_own_network(path, run)
+            classes = cast(ClassifierBase, run.model).num_classes
         else:
             network, said = load_network(path, options["network"], **(options["network_args"] or {}))
             classes = int(said.num_classes or 0)
@@ -110,6 +108,19 @@ def read_source(options: Mapping[str, Any], run: _Reader | None) -> Source:
         "interpolation": said.interpolation or INTERPOLATION,
     }
     return Source(network.eval(), said._replace(**known), path)
+
+
+def read_own_network(path: str, run: IDACLI) -> nn.Module:
+    """Return the network of a config with the weights of a file.
+
+    Raises:
+        InputError: for a module without one network, and weights that do not fit.
+    """
+    if not isinstance(run.model, ClassifierBase):
+        raise InputError(f"config: expected a module of one network, got {type(run.model).__name__}")
+    with _named_checkpoint():
+        put_weights(run.model.network, load_weights(path), path)
+    return run.model.network
 
 
 def pictures_for(source: Source, run: _Reader | None, count: int) -> Pictures:
