@@ -103,7 +103,7 @@ def test_plain_batches_of_every_shape_loaders_give_them(device):
 
 
 IMAGES, LABELS = torch.rand(2, 3, 4, 4), torch.tensor([1, 0])
-FORMS = "batch: expected a MixedBatch, (images, targets) or a dict with image and label, got "
+FORMS = "batch: expected a MixedBatch, (inputs, targets) or a dict with inputs and label, got "
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ FORMS = "batch: expected a MixedBatch, (images, targets) or a dict with image an
         ((IMAGES, LABELS, LABELS), None, FORMS + "tuple of float32 (2, 3, 4, 4), int64 (2,), int64 (2,)"),
         ((IMAGES, [1, 0]), None, FORMS + "tuple of float32 (2, 3, 4, 4), [1, 0]"),
         ({"image": IMAGES, "target": LABELS}, None, FORMS + "dict of 'image', 'target'"),
-        ((IMAGES[0], LABELS), None, "batch: expected images (batch, channels, height, width), got float32 (3, 4, 4)"),
+        ((IMAGES[0], LABELS), None, "batch: expected targets int64 (3,) or float (3, classes), got int64 (2,)"),
         ((IMAGES, LABELS[:1]), None, "batch: expected targets int64 (2,) or float (2, classes), got int64 (1,)"),
         ((IMAGES, LABELS.int()), None, "batch: expected targets int64 (2,) or float (2, classes), got int32 (2,)"),
         ((IMAGES, torch.tensor(0.5)), None, "batch: expected targets int64 (2,) or float (2, classes), got float32 ()"),

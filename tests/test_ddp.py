@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader, DistributedSampler
 from ida_lightning import InputError, Mixing
 from ida_lightning.callbacks import ExportCallback, PredictionsCallback
 from ida_lightning.data.loading import EpochSampler
-from ida_lightning.methods import Contrast, CRDCallback, IsotonicSoftLabelCallback
+from ida_lightning.methods import Contrast, CRDCallback, InnerMixingCallback, IsotonicSoftLabelCallback
 from ida_lightning.metrics import violated_rows
 from ida_lightning.modules import ClassificationModule, DistillationModule, Teacher, TeacherOutputs, sharding
 from ida_lightning.modules.evaluation import rows_that_count
 from tests.helpers.data import BlobsDataModule
+from tests.helpers.kinds import KindsDataModule, Sentences
 from tests.helpers.networks import TinyNet
 from tests.helpers.trainers import trainer
 
@@ -354,3 +355,27 @@ def test_strategies_that_take_the_network_apart_are_refused(tmp_path, strategy, 
     )
     with pytest.raises(InputError, match=expected):
         network.setup(stage)
+
+
+@pytest.mark.slow  # two processes, three times
+def test_two_processes_mix_inside_their_own_way(tmp_path):
+    class Layers(InnerMixingCallback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            super().on_train_batch_start(trainer, module, batch, batch_idx)
+            chosen = [point.name for _, point in self._points if point.plan is not None]
+            with (tmp_path / f"rank_{trainer.global_rank}").open("a") as file:
+                print(*chosen, file=file)
+
+    def fit(**options):
+        torch.manual_seed(1)
+        module = DistillationModule(Sentences(), Sentences(), 3)
+        data = KindsDataModule("tokens", batch_size=3, mixing=Mixing("mixup"))
+        trainer(tmp_path, max_epochs=2, callbacks=[Layers(["embedding", "body"])], **options).fit(module, data)
+        return [float(p.detach().double().sum()) for p in module.student.parameters()]
+
+    fit(devices=2, strategy="ddp_fork")
+    first, second = ((tmp_path / f"rank_{rank}").read_text().splitlines() for rank in (0, 1))
+    assert len(first) == len(second) == 8
+    assert first != second
+    fit(devices=2, strategy="ddp_fork")
+    assert (tmp_path / "rank_0").read_text().splitlines() == 2 * first

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ida_lightning"
 LAYERS = [
     {"addressing", "errors"},
     {"remote"},
-    {"checks", "files", "label_mix", "texts"},
+    {"checks", "files", "inputs", "label_mix", "texts"},
     {"isotonic", "mixing", "losses"},
     {"supervision"},
     {"metrics", "models", "plots", "adapters", "augment"},

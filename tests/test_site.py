@@ -130,7 +130,7 @@ def test_code_of_a_method_page_runs(page, names):
 @pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode")
 @pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")
 @pytest.mark.filterwarnings("ignore:The number of training batches")
-@pytest.mark.parametrize("page", ["kd_with_lightning", "fabric", "from_timm", "audit"])
+@pytest.mark.parametrize("page", ["kd_with_lightning", "fabric", "from_timm", "audit", "other_inputs"])
 def test_code_of_a_recipe_runs(page):
     names = {}
     for block in blocks(DOCS / f"{page}.md", "python"):

@@ -17,7 +17,7 @@ from ida_lightning.files import replacing
 from ida_lightning.isotonic import isotonic_vjp
 from ida_lightning.label_mix import LabelOrder
 from ida_lightning.metrics import prediction_entropy
-from ida_lightning.mixing import MixedBatch, MixPlan, PlainImages, draw_cutmix
+from ida_lightning.mixing import InnerPlan, MixedBatch, MixPlan, PlainImages, draw_cutmix, draw_mixup
 from ida_lightning.models import build_model, eval_mode, fingerprint, load_weights, pretrained_input, put_weights
 from ida_lightning.models.weights import Weights
 from ida_lightning.plots import plot_corrections
@@ -34,6 +34,7 @@ UNCHECKED = {
     LabelOrder,
     MixedBatch,
     MixPlan,
+    InnerPlan,
     PlainImages,
     Supervision,
     ida_lightning.OrderStatistics,
@@ -232,9 +233,9 @@ ENTRIES = [
                 *NOT_TENSORS,
                 *((IMAGES, labels) for labels in (*NOT_LABELS, *OUT_OF_RANGE)),
                 *((IMAGES, rows) for rows in (*NOT_PROBABILITIES, *NOT_BESIDE)),
-                *((images, LABELS) for images in (None, "text", IMAGES[0], IMAGES[:2], IMAGES[..., 0])),
+                *((images, LABELS) for images in (None, "text", IMAGES[:2], {"ids": IMAGES, "mask": IMAGES[:2]})),
                 {"image": IMAGES},
-                {"picture": IMAGES, "label": LABELS},
+                {"pictures": [IMAGES], "label": LABELS},
             ],
             "num_classes": [*WORDS, 0, -1, 2.5, True],
         },
@@ -577,6 +578,24 @@ ENTRIES = [
         ida_lightning.mix_images,
         {"images": IMAGES, "plan": PLAN},
         {"images": [*NOT_IMAGES, torch.rand(BATCH, 3, 9, 8), torch.rand(BATCH, 3, 4, 4)], "plan": NOT_PLANS},
+    ),
+    Entry(
+        ida_lightning.mix_inputs,
+        {"inputs": {"sounds": IMAGES.mean(1)}, "plan": draw_mixup(BATCH, np.random.default_rng(0))},
+        {
+            "inputs": [*NOT_TENSORS, LABELS, IMAGES[:2, 0], {"ids": LABELS}, {"a": IMAGES, "b": IMAGES[:2]}],
+            "plan": NOT_PLANS,
+        },
+    ),
+    Entry(
+        ida_lightning.plan_batch,
+        {"plan": draw_mixup(BATCH, np.random.default_rng(0)), "clean": CLEAN},
+        {"plan": NOT_PLANS, "clean": [*NOT_TENSORS, tuple(CLEAN)]},
+    ),
+    Entry(
+        ida_lightning.mix_rows,
+        {"values": PROBS, "plan": InnerPlan(torch.tensor([[1], [2], [0]]), torch.full((BATCH, 2), 0.5))},
+        {"values": [*NOT_TENSORS, LABELS, PROBS[:2]], "plan": [*NOT_TENSORS, PLAN, tuple(PLAN)]},
     ),
     Entry(
         ida_lightning.mix_batch,

@@ -35,6 +35,7 @@ from ida_lightning import (
     prediction_entropy,
     revise_soft_labels,
 )
+from ida_lightning.inputs import as_pictures
 from ida_lightning.plots import plot_corrections
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
@@ -70,13 +71,18 @@ def mixed(data: Digits, kind: Mixing, rows: int = 64, seed: int = 0) -> MixedBat
     return mix_batch(plan, clean)
 
 
+def images_of(batch: MixedBatch) -> Tensor:
+    """Return the images of a batch."""
+    return as_pictures("batch", batch.inputs)
+
+
 def _example(data: Digits) -> tuple[Tensor, LabelMix, Tensor]:
     """Return a CutMix image whose soft label breaks the order in both ways, its mix and the teacher's logits.
 
     Of such images it is the one whose correction moves most.
     """
     batch = mixed(data, Mixing("cutmix", alpha=2.0), rows=256)
-    logits = data.teacher(batch.inputs)
+    logits = data.teacher(images_of(batch))
     order = batch.label_mix.order()
     heavy, light = ((logits.gather(1, order.labels[:, n : n + 1]))[:, 0] for n in (0, 1))
     rest = logits.scatter(1, order.labels, -torch.inf).amax(1)
@@ -86,7 +92,7 @@ def _example(data: Digits) -> tuple[Tensor, LabelMix, Tensor]:
     moved = moved_mass(soft, isotonic_soft_labels(soft, batch.label_mix))
     both_ways = several & clear & (light > rest) & (rest > heavy)
     chosen = torch.where(both_ways, moved, 0).argmax()[None]
-    return batch.inputs[chosen], batch.label_mix.select(chosen), logits[chosen]
+    return images_of(batch)[chosen], batch.label_mix.select(chosen), logits[chosen]
 
 
 def _bars(ax: Axes, names: Sequence[object], groups: dict[str, tuple[Tensor, str]], title: str = "") -> None:
@@ -134,7 +140,7 @@ def draw_mixing(data: Digits) -> Figure:
     _show(axes[0], data.images[3], f"as it is\n1.00 × “{int(data.labels[3])}”")
     for ax, (name, kind) in zip(axes[1:], kinds.items(), strict=True):
         batch = mixed(data, kind)
-        _show(ax, batch.inputs[3], f"{name}\n{_words(batch.label_mix, 3)}")
+        _show(ax, images_of(batch)[3], f"{name}\n{_words(batch.label_mix, 3)}")
     return figure
 
 
@@ -236,22 +242,22 @@ def draw_revision(data: Digits) -> Figure:
 def draw_pool(data: Digits) -> Figure:
     """Draw a pool of mixes with the teacher's entropy, and frame the half that is kept."""
     batch = mixed(data, Mixing("cutmix"), rows=10)
-    entropy = prediction_entropy(data.teacher(batch.inputs))
+    entropy = prediction_entropy(data.teacher(images_of(batch)))
     kept = set(entropy.topk(5).indices.tolist())
     figure = Figure(figsize=(12, 2.1), layout="constrained")
     for row, ax in enumerate(figure.subplots(1, 10)):
-        _show(ax, batch.inputs[row], f"{entropy[row]:.2f} nats", _TEAL if row in kept else None)
+        _show(ax, images_of(batch)[row], f"{entropy[row]:.2f} nats", _TEAL if row in kept else None)
     return figure
 
 
 def draw_repairs(data: Digits) -> Figure:
     """Draw the most changed of a batch, as the demo does."""
     batch = mixed(data, Mixing("cutmix", alpha=2.0))
-    soft = (data.teacher(batch.inputs) / T).softmax(1)
+    soft = (data.teacher(images_of(batch)) / T).softmax(1)
     corrected = isotonic_soft_labels(soft, batch.label_mix)
     rows = (corrected - soft).abs().sum(1).topk(5).indices
     mix, names = batch.label_mix.select(rows), [str(label) for label in range(10)]
-    return plot_corrections(batch.inputs[rows], mix, soft[rows], corrected[rows], names, "", 3)
+    return plot_corrections(images_of(batch)[rows], mix, soft[rows], corrected[rows], names, "", 3)
 
 
 def draw_flow(_: Digits) -> Figure:

@@ -52,6 +52,7 @@ from ida_lightning.metrics import (
     violated_rows,
 )
 from ida_lightning.mixing import (
+    InnerPlan,
     MixedBatch,
     Mixing,
     MixPlan,
@@ -61,7 +62,10 @@ from ida_lightning.mixing import (
     draw_mosaic,
     mix_batch,
     mix_images,
+    mix_inputs,
     mix_labels,
+    mix_rows,
+    plan_batch,
     stack_pool,
     with_plain,
 )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ida_lightning.errors import InputError, float_matrix, floats_like, kind_of, one_of, positive
+from ida_lightning.inputs import rows_in
 from ida_lightning.isotonic import isotonic_soft_labels
 from ida_lightning.label_mix import LabelMix, check_label_mix
 from ida_lightning.metrics import moved_mass
@@ -167,8 +168,9 @@ def blend_plain(
     """
     if not isinstance(plain, PlainImages):
         raise InputError(f"plain: expected PlainImages, got {kind_of(plain)}")
-    if len(float_matrix("logits", logits)) != len(plain.batch.inputs):
-        raise InputError(f"logits: expected the {len(plain.batch.inputs)} rows of plain.batch, got {kind_of(logits)}")
+    rows = rows_in(plain.batch.inputs)
+    if len(float_matrix("logits", logits)) != rows:
+        raise InputError(f"logits: expected the {rows} rows of plain.batch, got {kind_of(logits)}")
     positive("temperature", temperature)
     one_of("average", average, get_args(Average))
     return _average(logits[plain.rows.T], plain.weight.T.to(logits), temperature, average)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,23 @@ def text(name: str, value: object, optional: bool = False) -> str | None:
     if not isinstance(value, str) or not value:
         raise InputError(f"{name}: expected a text, got {kind_of(value)}")
     return value
+
+
+def require_extra(argument: str, extra: str, what: str, *packages: str) -> None:
+    """Check that the packages of an optional extra are installed.
+
+    Args:
+        argument: that asks for them.
+        extra: of this package.
+        what: needs them, in words.
+        packages: by the names they are imported by.
+
+    Raises:
+        InputError: naming those that are not there.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise InputError(f"{argument}: {what} needs {', '.join(missing)}: pip install 'ida-lightning[{extra}]'")
 
 
 def seed_or_none(name: str, value: int | None) -> int | None:

@@ -113,9 +113,12 @@ def to_device(trainer: L.Trainer, batch: Any) -> Any:
     return trainer.strategy.batch_to_device(batch)
 
 
-def to_precision(trainer: L.Trainer, images: Tensor) -> Tensor:
-    """Convert images to the floating point type of the Trainer's precision, such as bfloat16 for ``bf16-true``."""
-    return cast(Tensor, trainer.precision_plugin.convert_input(images))
+def to_precision(trainer: L.Trainer, inputs: _Item) -> _Item:
+    """Convert inputs to the floating point type of the Trainer's precision, such as bfloat16 for ``bf16-true``.
+
+    Of a mapping all that is floating point; token ids stay.
+    """
+    return cast(_Item, trainer.precision_plugin.convert_input(inputs))
 
 
 def convert_network(trainer: L.Trainer, network: nn.Module) -> nn.Module:
@@ -141,12 +144,12 @@ def move_to_device(trainer: L.Trainer, module: nn.Module) -> None:
     module.to(device)
 
 
-def in_precision(trainer: L.Trainer, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def in_precision(trainer: L.Trainer, network: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
     """Wrap a network so that it computes in the precision of a trainer, as a step of its fit would."""
 
-    def forward(images: Tensor) -> Tensor:
+    def forward(inputs: Any) -> Tensor:
         with forward_precision(trainer):
-            return network(to_precision(trainer, images))
+            return network(to_precision(trainer, inputs))
 
     return forward
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
+from typing import Literal, cast
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor
@@ -16,11 +19,12 @@ from ida_lightning.texts import printable
 
 _HARD, _TEACHER, _CORRECTED = "#c8c8c8", "#d1495b", "#00798c"
 _LINE, _NAME, _PARTS = 34, 18, 4  # letters of a title's line and of a class name, classes that a title counts up
+_LINES, _NARROW = 8, 4  # of a text in the place of a picture; how many times as long as wide is narrow
 _UPRIGHT = 3  # letters of class names that need not be turned
 
 
 def plot_corrections(
-    images: Tensor,
+    images: Tensor | Sequence[str],
     label_mix: LabelMix,
     soft_labels: Tensor,
     corrected: Tensor,
@@ -32,7 +36,8 @@ def plot_corrections(
     """Draw mixed images above their hard label, the teacher's soft label and the corrected one.
 
     Args:
-        images: pixel values from 0 to 1, ``(rows, channels, height, width)`` with 1 or 3 channels.
+        images: pixel values from 0 to 1, ``(rows, channels, height, width)`` with 1 or 3 channels, or a text for every
+            row.
         label_mix: the label mix of every row.
         soft_labels: the teacher's, ``(rows, classes)``.
         corrected: after correction, ``(rows, classes)``.
@@ -51,10 +56,7 @@ def plot_corrections(
     float_matrix("soft_labels", soft_labels)
     floats_like("corrected", corrected, "soft_labels", soft_labels)
     check_label_mix(label_mix, soft_labels, "soft_labels")
-    expected = f"({len(soft_labels)}, 1 or 3, height, width)"
-    is_tensor("images", images, expected)
-    if images.ndim != 4 or len(images) != len(soft_labels) or images.shape[1] not in (1, 3):
-        raise InputError(f"images: expected {expected}, got {kind_of(images)}")
+    words = _words("images", images, len(soft_labels))
     if not isinstance(class_names, Sequence) or len(class_names) != soft_labels.shape[1]:
         raise InputError(
             f"class_names: expected {soft_labels.shape[1]}, one of every class, got {kind_of(class_names)}"
@@ -62,7 +64,7 @@ def plot_corrections(
     if others is not None:
         at_least("others", others, 0)
     positive("width", width)
-    images, soft_labels, corrected = (tensor.detach().float().cpu() for tensor in (images, soft_labels, corrected))
+    soft_labels, corrected = (tensor.detach().float().cpu() for tensor in (soft_labels, corrected))
     label_mix = LabelMix(label_mix.labels.cpu(), label_mix.weights.cpu())
     rows, classes = soft_labels.shape
     class_names = [printable(str(name)) for name in class_names]
@@ -75,7 +77,12 @@ def plot_corrections(
     top = 1.05 * max(float(most.max()), float(hard.max()))
     for row in range(rows):
         picture, bars = axes[:, row]
-        picture.imshow(images[row].permute(1, 2, 0).numpy().squeeze(), cmap="gray", vmin=0, vmax=1)
+        if words is not None:
+            picture.text(
+                0.5, 0.5, _wrapped(words[row], round(_LINE * width / 2.9)), ha="center", va="center", fontsize=9
+            )
+        else:
+            _draw_pixels(picture, cast(Tensor, images)[row].detach().float().cpu())
         picture.axis("off")
         mix_classes = order.labels[row][order.present[row]].tolist()
         parts = [f"{hard[row, label]:.2f} × “{class_names[label]}”" for label in mix_classes]
@@ -100,6 +107,31 @@ def plot_corrections(
     handles, legend = axes[1, 0].get_legend_handles_labels()
     figure.legend(handles, legend, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
     return plain_text(figure)
+
+
+def _words(name: str, images: object, rows: int) -> list[str] | None:
+    """Return the texts that are given in the place of pictures, None for pictures, which must be such."""
+    expected = f"({rows}, 1 or 3, height, width), or {rows} texts"
+    if isinstance(images, (list, tuple)) and len(images) == rows and all(isinstance(text, str) for text in images):
+        return list(images)
+    pixels = is_tensor(name, images, expected)
+    if pixels.ndim != 4 or len(pixels) != rows or pixels.shape[1] not in (1, 3):
+        raise InputError(f"{name}: expected {expected}, got {kind_of(images)}")
+    return None
+
+
+def _wrapped(text: str, letters: int) -> str:
+    """Break the lines of a text so that none has more letters; the last of many is cut."""
+    lines = [line for given in text.splitlines() for line in wrap(printable(given), letters)]
+    return "\n".join(lines if len(lines) <= _LINES else [*lines[: _LINES - 1], "…"])
+
+
+def _draw_pixels(axes: Axes, image: Tensor) -> None:
+    """Draw one image; what is very narrow, such as a vector, fills its place."""
+    height, width = image.shape[1:]
+    aspect: Literal["auto", "equal"] = "auto" if max(height, width) > _NARROW * min(height, width) else "equal"
+    pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+    axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1, aspect=aspect)
 
 
 def _with_others(mix_classes: list[int], values: Tensor, others: int) -> list[int]:

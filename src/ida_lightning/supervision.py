@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ida_lightning.errors import InputError, float_matrix, floats_like, is_a, kind_of, non_negative, positive, share
+from ida_lightning.inputs import Inputs, take_rows
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.losses import KL, DistillationLoss, mixed_cross_entropy
-from ida_lightning.mixing import MixedBatch
+from ida_lightning.mixing import InnerPlan, MixedBatch
 
 
 class Supervision(NamedTuple):
@@ -23,7 +24,7 @@ class Supervision(NamedTuple):
     Immutable: use ``_replace`` or :meth:`select`.
 
     Attributes:
-        inputs: ``(batch, channels, height, width)``, what the student will see.
+        inputs: what the student will see: ``(batch, ...)``, or a mapping of such.
         label_mix: the hard label of every row.
         index: int64 ``(batch,)``, dataset positions.
         teacher_logits: float32 ``(batch, classes)``, as the teacher gave them.
@@ -35,9 +36,10 @@ class Supervision(NamedTuple):
         kept_from: ``(batch,)``, where only the largest logits were stored, the smallest that is the teacher's own; None
             where all are.
         rows: int64 ``(batch,)``, which rows of the batch that the teacher saw are left; None where all are, in order.
+        inner: as in :class:`MixedBatch`: how the networks mix the rows of unmixed inputs. All rows stay then.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     label_mix: LabelMix
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     teacher_logits: Tensor
@@ -48,6 +50,7 @@ class Supervision(NamedTuple):
     mixed: Tensor | None = None
     kept_from: Tensor | None = None
     rows: Tensor | None = None
+    inner: tuple[InnerPlan, ...] = ()
 
     @classmethod
     def from_teacher(
@@ -89,17 +92,20 @@ class Supervision(NamedTuple):
             non_negative("hard_weight", hard_weight) * rows,
             temperature,
             batch.mixed(),
+            inner=batch.inner,
         )
 
     def select(self, rows: Tensor) -> Supervision:
         """Keep only the rows named by an index or boolean mask ``(batch,)``.
 
         Raises:
-            InputError: as :meth:`LabelMix.select`.
+            InputError: as :meth:`LabelMix.select`, and where the networks mix all rows (``inner``).
         """
+        if self.inner:
+            raise InputError("rows: expected all, as rows that are left out are mixed into others inside the network")
         label_mix = self.label_mix.select(rows)
         return Supervision(
-            self.inputs[rows],
+            take_rows(self.inputs, rows),
             label_mix,
             self.index[rows],
             self.teacher_logits[rows],
@@ -140,12 +146,14 @@ def check_supervision(value: object, before: Supervision, source: str) -> Superv
     if rows < 0 or value.soft_labels.shape[1] != before.soft_labels.shape[1]:
         wanted = f"(batch, {before.soft_labels.shape[1]})"
         raise InputError(f"{source}: expected soft_labels {wanted}, got {kind_of(value.soft_labels)}")
-    fields = {name: field for name, field in value._asdict().items() if name not in ("label_mix", "temperature")}
+    apart = ("label_mix", "temperature", "inner")
+    fields = {name: field for name, field in value._asdict().items() if name not in apart}
     fields |= {f"label_mix.{name}": field for name, field in zip(LabelMix._fields, value.label_mix, strict=True)}
+    if isinstance(value.inputs, Mapping):
+        del fields["inputs"]
+        fields |= {f"inputs[{name!r}]": tensor for name, tensor in value.inputs.items()}
     for name, field in fields.items():
-        if name in ("mixed", "kept_from", "rows", "inputs") and not isinstance(
-            field, Tensor
-        ):  # unknown, or inputs of several tensors
+        if name in ("mixed", "kept_from", "rows") and field is None:  # unknown
             continue
         if not isinstance(field, Tensor) or not field.ndim or len(field) != rows:
             raise InputError(f"{source}: expected {name} with the {rows} rows of soft_labels, got {kind_of(field)}")

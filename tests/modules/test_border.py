@@ -96,7 +96,7 @@ def test_a_student_is_tried_before_training(network, message, tmp_path, blobs):
 def test_a_trial_leaves_nothing_behind():
     network = TinyNet().train()
     before, state = copy.deepcopy(network.state_dict()), torch.get_rng_state()
-    try_network(network, (1, 8, 8), 4, "student", torch.float32)
+    try_network(network, torch.zeros(2, 1, 8, 8), 4, "student", torch.float32)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(part.training for part in network.modules())

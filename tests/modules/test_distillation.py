@@ -276,7 +276,7 @@ def test_nonfinite_rows_can_be_left_out():
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (TinyNet(classes=7), r"teacher: expected logits of the student's 4 classes, got output of shape \(1, 7\)"),
+        (TinyNet(classes=7), r"teacher: expected logits of the student's 4 classes, got output of shape \(2, 7\)"),
         (TinyNet(channels=3), r"teacher: expected a network for images \(1, 8, 8\), it fails on one"),
         ("test_resnet", r"teacher_checkpoint: expected a weight file .* for 'test_resnet', got none"),
     ],

@@ -45,8 +45,8 @@ class Scaled(nn.Module):
 
 
 def frozen(network, file=None, mesh=None, **options):
-    teacher = FrozenTeacher(Teacher(network, file, strategy="shard", **options), 4, 1, 32)
-    teacher.input_shape = (1, 8, 8) if "test_vit" not in str(network) else (1, 160, 160)
+    size = 160 if network == "test_vit" else 8
+    teacher = FrozenTeacher(Teacher(network, file, strategy="shard", **options), 4, 1, size)
     teacher.prepare(None, mesh=mesh)
     return teacher
 
@@ -65,7 +65,7 @@ def test_shares_of_a_file_are_the_whole(tmp_path, mesh, monkeypatch, name, archi
     assert whole.mesh is None
     assert shared.fingerprint == whole.fingerprint == fingerprint(network)
     assert isinstance(shared.network, FSDPModule)
-    images = torch.rand(2, *whole.input_shape)
+    images = torch.rand(2, 1, whole.image_size, whole.image_size)
     for mode in (torch.inference_mode, torch.enable_grad, torch.inference_mode):
         with mode():
             assert torch.equal(shared(images), whole(images))
@@ -140,11 +140,11 @@ def fit(tmp_path, *callbacks):
 
 
 def test_what_one_process_would_ask_alone_is_refused(tmp_path, mesh, monkeypatch):
-    monkeypatch.setattr(answers, "processes_of", lambda trainer: mesh)
+    monkeypatch.setattr(answers, "processes_of", lambda *given: mesh)
     monkeypatch.setattr(sharding, "agreed", lambda mesh, mine: False)
     with pytest.raises(InputError, match=r"teacher_strategy: .* got 2 training and \[1\] validation batches"):
         fit(tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr(answers, "processes_of", lambda trainer: mesh)
+    monkeypatch.setattr(answers, "processes_of", lambda *given: mesh)
     with pytest.raises(InputError, match="teacher_strategy: expected replicate with score influence"):
         fit(tmp_path, DataSelectionCallback("influence", folder=str(tmp_path)))

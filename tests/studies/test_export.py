@@ -187,7 +187,7 @@ def test_what_cannot_be_exported_is_one_line(more, complaint, folder, capsys):
 
 
 def test_a_missing_package_is_named(folder, capsys, monkeypatch):
-    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    monkeypatch.setattr("ida_lightning.checks.find_spec", lambda name: None)
     line = refused(capsys, folder, "onnx")
     assert "onnx needs onnx, onnxscript, onnxruntime: pip install 'ida-lightning[export]'" in line
     assert not Path("out").exists()

@@ -9,9 +9,8 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from ida_lightning.data_facts import DataFacts, facts_of
+from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import at_least
 from ida_lightning.files import replacing
 from ida_lightning.methods.base import Method
@@ -57,7 +56,8 @@ class PanelCallback(Method):
     A panel shows the first mixed rows of an epoch's first batch, taken from the training step itself: no further
     forward pass, no random draw, and no other batch waits for the device. "Corrected" is the soft label where this
     callback stands, so it goes **last in the list of callbacks**: hooks run in that order, and what later ones change
-    is not shown. The bars are of the image's classes and of three others that have most of the soft labels.
+    is not shown. Inputs that are no pictures are shown in the words of the data module's ``describe``, or as a picture
+    of their numbers. The bars are of the image's classes and of three others that have most of the soft labels.
 
     Every logger of the run gets the panel in its own way: W&B as an image, and as a table ``train/panel_values`` of
     what the bars show of the image's classes; TensorBoard as a figure, like the image named ``train/panel``; any
@@ -88,7 +88,7 @@ class PanelCallback(Method):
         self._due = False
 
         def hook(supervision: Supervision) -> Supervision:
-            if self._due and len(supervision.inputs):  # a hook before this one may have left out all rows
+            if self._due and len(supervision.index):  # a hook before this one may have left out all rows
                 self._due = False
                 self._draw(trainer, supervision)
             return supervision
@@ -107,16 +107,17 @@ class PanelCallback(Method):
     def _draw(self, trainer: L.Trainer, supervision: Supervision) -> None:
         """Draw the panel of one batch and give it to every logger."""
         facts = facts_of(trainer)
-        count = min(self.rows, len(supervision.inputs))
+        count = min(self.rows, len(supervision.index))
         # Clean rows in front of their mixes have nothing to show.
-        rows = torch.arange(len(supervision.inputs), device=supervision.inputs.device)
+        rows = torch.arange(len(supervision.index), device=supervision.index.device)
         if supervision.mixed is not None:
             rows = (~supervision.mixed).int().argsort(stable=True)
-        shown = supervision.select(rows[:count])
+        rows = rows[:count]
+        shown = supervision._replace(inner=()).select(rows)
         classes = shown.soft_labels.shape[1]
         names = facts.class_names
         figure = plot_corrections(
-            _pixels(shown.inputs, facts),
+            facts.shown(supervision.inputs, rows, supervision.inner),
             shown.label_mix,
             (shown.teacher_logits / shown.temperature).softmax(1),
             shown.soft_labels,
@@ -140,17 +141,6 @@ def _values(shown: Supervision, names: Sequence[str] | None, epoch: int) -> list
             name = names[label] if names is not None and label < len(names) else str(label)
             lines.append([epoch, row, name, weight, float(teacher[row, label]), float(shown.soft_labels[row, label])])
     return lines
-
-
-def _pixels(images: Tensor, facts: DataFacts) -> Tensor:
-    """Return values from 0 to 1 in 1 or 3 channels."""
-    images = images.float()
-    if facts.denormalise is not None:
-        images = facts.denormalise(images).clamp(0, 1)
-    else:
-        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-        images = (images - low) / (high - low).clamp(min=1e-6)
-    return images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
 
 
 def _log_figure(logger: Logger, figure: Figure, epoch: int, step: int) -> None:

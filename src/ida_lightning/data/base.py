@@ -13,18 +13,17 @@ import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ida_lightning.augment.augmentation import Augmentation
-from ida_lightning.checks import pixel_deviations, pixel_means, seed_or_none
-from ida_lightning.data.in_memory import InMemoryImages
+from ida_lightning.checks import seed_or_none
+from ida_lightning.data.in_memory import InMemoryImages, InMemoryInputs
 from ida_lightning.data.loading import EpochSampler, ResumableLoader
 from ida_lightning.data.summary import lines_about
 from ida_lightning.data_facts import data_fingerprint
-from ida_lightning.errors import InputError, at_least, is_a, positive_share
+from ida_lightning.errors import InputError, at_least, is_a
+from ida_lightning.inputs import Inputs, is_picture, rows_in
 from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, to_precision
-from ida_lightning.mixing import MixedBatch, Mixing, mix_batch, stack_pool, with_plain
+from ida_lightning.mixing import MixedBatch, Mixing, mix_batch, plan_batch, stack_pool, with_plain
 
 
 def _as_fetched(batch: Any) -> Any:
@@ -35,40 +34,39 @@ DRAWS = 1
 """Counts the changes of what is drawn for a training batch from given numbers: what was stored before fits no more."""
 # The split without which a Trainer's function cannot begin.
 _NEEDED = {TrainerFn.FITTING: "train", TrainerFn.TESTING: "test"}
-_REQUIRED = ("class_names", "channels", "image_size", "mean", "std")
 
 
-class MixingDataModule(L.LightningDataModule, ABC):
-    """Yields training batches of mixed images with their label mix, and validation and test batches of plain ones.
+class LabelledDataModule(L.LightningDataModule, ABC):
+    """Yields training batches of mixed inputs with their label mix, and validation and test batches of plain ones.
 
-    Images travel as uint8 and are augmented, normalised and mixed after the transfer, so on the device. All
-    randomness of a training batch comes from generators made of (seed, epoch, batch number, rank): ranks draw
-    differently, nothing depends on global state, and a resumed run, in the middle of an epoch too, sees the images
-    and draws that the uninterrupted one would have seen.
+    Inputs are what the data sets give: vectors, sequences, spectrograms, or mappings of tensors such as token ids and
+    their mask. They are mixed after the transfer, so on the device. All randomness of a training batch comes from
+    generators made of (seed, epoch, batch number, rank): ranks draw differently, nothing depends on global state, and a
+    resumed run, in the middle of an epoch too, sees the inputs and draws that the uninterrupted one would have seen.
 
-    A data set is a subclass that gives the five attributes, on the class or before ``super().__init__()``, and
-    :meth:`load`.
+    A data set is a subclass that gives ``class_names``, on the class or before ``super().__init__()``, and
+    :meth:`load`. It may say by :meth:`normalise` and :meth:`augment` what becomes of loaded inputs on the device, and
+    by :meth:`describe` how a person reads them. Of pictures it is a :class:`MixingDataModule`.
 
     Attributes:
         class_names: what the outputs stand for, in order.
-        channels: of the images.
-        image_size: height and width in pixels.
-        mean: per channel, for pixel values from 0 to 1.
-        std: per channel.
-        crop: share of the short side of an image that evaluation sees of it, in the middle; 1 for all.
+        required: the attributes that a subclass gives.
+        unit: what the rows are called in the log.
         origins: where each split comes from, in words, for the log; :meth:`load` may fill it.
-        cycle: after how many epochs the same training pictures come again; None for never.
-        keeps_plain: whether training batches know the unmixed images that they were made of, ``MixedBatch.plain``; a
+        cycle: after how many epochs the same training inputs come again; None for never.
+        keeps_plain: whether training batches know the unmixed inputs that they were made of, ``MixedBatch.plain``; a
             module whose teacher looks at those sets it for its fit.
+        inner_layers: in which layers of the teacher (or of the only network) rows are mixed, in the place of inputs;
+            :class:`~ida_lightning.methods.InnerMixingCallback` sets it for its fit.
 
     Args:
         batch_size: rows per batch and process.
-        mixing: how training images are mixed; ``Mixing("none")`` for not at all.
-        augmentation: what happens to training images before they are mixed.
+        mixing: how training inputs are mixed; ``Mixing("none")`` for not at all. CutMix and mosaics are for inputs
+            ``(batch, channels, height, width)``.
         seed: of shuffling and all draws; None takes the one of ``seed_everything``.
         num_workers: loader processes; data sets in memory need none.
-        pool: with 0 a training batch is mixed. With n its images stay as they are, and n mixes of each follow them:
-            ``(1 + n) * batch_size`` rows of the same augmented images, the clean ones first. 1 for images that the
+        pool: with 0 a training batch is mixed. With n its inputs stay as they are, and n mixes of each follow them:
+            ``(1 + n) * batch_size`` rows of the same augmented inputs, the clean ones first. 1 for inputs that the
             teacher alone labels beside clean ones (:class:`~ida_lightning.methods.TeacherLabelCallback`), more to
             pick from (:class:`~ida_lightning.methods.CutMixPickCallback`).
 
@@ -78,46 +76,39 @@ class MixingDataModule(L.LightningDataModule, ABC):
             do not fit the attributes.
 
     Example:
-        >>> class Noise(MixingDataModule):
-        ...     class_names, channels, image_size, mean, std = ["a", "b"], 1, 8, (0.5,), (0.25,)
+        >>> class Signals(LabelledDataModule):
+        ...     class_names = ["low", "high"]
         ...
         ...     def load(self):
-        ...         images = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
-        ...         return {"train": InMemoryImages(images, torch.arange(8) % 2)}
-        >>> data = Noise(batch_size=4)
+        ...         return {"train": InMemoryInputs(torch.randn(8, 20, 3), torch.arange(8) % 2)}
+        >>> data = Signals(batch_size=4)
         >>> data.setup("fit")
-        >>> len(data.train_dataloader())
-        2
+        >>> next(iter(data.train_dataloader())).inputs.shape
+        torch.Size([4, 20, 3])
     """
 
     class_names: list[str]
-    channels: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop: float = 1.0
+    required: tuple[str, ...] = ("class_names",)
+    unit = "inputs"
 
     def __init__(
         self,
         batch_size: int = 64,
-        mixing: Mixing = Mixing(),  # noqa: B008 (frozen)
-        augmentation: Augmentation = Augmentation(),  # noqa: B008 (frozen)
+        mixing: Mixing = Mixing("mixup"),  # noqa: B008 (frozen)
         seed: int | None = None,
         num_workers: int = 0,
         pool: int = 0,
     ) -> None:
         # By the dictionaries, as asking for a property may read files.
         given = set(vars(self)).union(*(vars(cls) for cls in type(self).__mro__))
-        if missing := [name for name in _REQUIRED if name not in given]:
+        if missing := [name for name in self.required if name not in given]:
             raise InputError(
-                f"{type(self).__name__}: expected the attributes {', '.join(_REQUIRED)}, on the class or before "
+                f"{type(self).__name__}: expected the attributes {', '.join(self.required)}, on the class or before "
                 f"super().__init__(), got no {', '.join(missing)}"
             )
         super().__init__()
-        self._check_attributes()
         self.batch_size = at_least("batch_size", batch_size, 1)
         self.mixing = is_a("mixing", mixing, Mixing)
-        self.augmentation = is_a("augmentation", augmentation, Augmentation)
         seed = seed_or_none("seed", seed)
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.num_workers = at_least("num_workers", num_workers, 0)
@@ -128,13 +119,7 @@ class MixingDataModule(L.LightningDataModule, ABC):
         self.origins: dict[str, str] = {}
         self.cycle: int | None = None
         self.keeps_plain = False
-
-    def _check_attributes(self) -> None:
-        channels = at_least("channels", self.channels, 1)
-        at_least("image_size", self.image_size, 1)
-        pixel_means("mean", self.mean, channels)
-        pixel_deviations("std", self.std, channels)
-        positive_share("crop", self.crop)
+        self.inner_layers: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -149,27 +134,29 @@ class MixingDataModule(L.LightningDataModule, ABC):
         """
 
     def setup(self, stage: str) -> None:
-        """Load the splits once, whatever the stage, and log how many images each has."""
+        """Load the splits once, whatever the stage, and log how many rows each has."""
         if not self.splits:
             splits = self.load()
             for name, split in splits.items():
-                if isinstance(split, InMemoryImages):
-                    self._check(name, split)
+                self.check_split(name, split)
             self.splits = splits
-            for line in lines_about(splits, self.origins, self.class_names):
+            for line in lines_about(splits, self.origins, self.class_names, self.unit):
                 rank_zero_info(line)
         # Not when loaders are asked for: an error there leaves torch's DataLoader as Lightning patches it.
         if self.trainer is not None and self.trainer.state.fn in _NEEDED:
             self._split(_NEEDED[self.trainer.state.fn])
 
-    def _check(self, name: str, split: InMemoryImages) -> None:
+    def check_split(self, name: str, split: Any) -> None:
+        """Refuse a split in memory that has no rows, or labels of no class.
+
+        Args:
+            name: of the split.
+            split: what :meth:`load` returned.
+        """
+        if not isinstance(split, (InMemoryImages, InMemoryInputs)):
+            return
         if not len(split):
-            raise InputError(f"{name}: expected images, got none")
-        if split.images.shape[1] != self.channels:
-            raise InputError(f"{name}: expected images of {self.channels} channels, got {split.images.shape[1]}")
-        height, width = split.images.shape[2:]
-        if (height, width) != (self.image_size, self.image_size):
-            raise InputError(f"{name}: expected {self.image_size} x {self.image_size} pixels, got {height} x {width}")
+            raise InputError(f"{name}: expected {self.unit}, got none")
         low, high = (int(bound) for bound in split.labels.aminmax())
         if low < 0 or high >= self.num_classes:
             wrong = low if low < 0 else high
@@ -238,18 +225,15 @@ class MixingDataModule(L.LightningDataModule, ABC):
         return epoch % (self.cycle or epoch + 1), batches_begun(self.trainer)
 
     def pictures(self) -> dict[str, Any]:
-        """Return all that decides about the pictures of a training batch, beside epoch, batch and process."""
+        """Return all that decides about the inputs of a training batch, beside epoch, batch and process."""
         return {
             "train": data_fingerprint(self._split("train")),
             "seed": self.seed,
             "batch_size": self.batch_size,
             "pool": self.pool,
             "mixing": asdict(self.mixing),
-            "augmentation": asdict(self.augmentation),
-            "image_size": self.image_size,
-            "mean": self.mean,
-            "std": self.std,
             "draws": DRAWS,
+            **({"inner_layers": list(self.inner_layers)} if self.inner_layers else {}),  # older folders say nothing
         }
 
     def batch_generator(self, epoch: int, batch: int, rank: int = 0) -> np.random.Generator:
@@ -260,30 +244,33 @@ class MixingDataModule(L.LightningDataModule, ABC):
         """Make a training batch from a batch as loaded: augment, normalise and mix it with draws from ``rng``.
 
         Args:
-            batch: uint8 images, labels of one class per row.
+            batch: inputs as loaded, labels of one class per row.
             rng: the source of all randomness; the same state gives the same batch.
         """
-        images = self.normalise(self.augmentation.apply(batch.inputs, rng, self.mean))
-        clean, size = batch._replace(inputs=images), (images.shape[2], images.shape[3])
-        drawn = [self.mixing.draw(len(images), size, rng) for _ in range(max(1, self.pool))]
+        inputs = self.augment(batch.inputs, rng)
+        clean, size = batch._replace(inputs=inputs), inputs.shape[2:] if is_picture(inputs) else (1, 1)
+        drawn = [self.mixing.draw(rows_in(inputs), (size[0], size[1]), rng) for _ in range(max(1, self.pool))]
         plans = [plan for plan in drawn if plan is not None]
-        mixes = [mix_batch(plan, clean) for plan in plans]
+        mixes = [plan_batch(plan, clean) if self.inner_layers else mix_batch(plan, clean) for plan in plans]
         mixed = stack_pool(clean, mixes) if self.pool and mixes else mixes[0] if mixes else clean
         return with_plain(mixed, clean, plans) if self.keeps_plain else mixed
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Return float images with zero mean and unit variance from uint8 ones."""
-        mean, std = self._statistics(images)
-        normalised: Tensor = (images - 255 * mean).div_(255 * std)
-        return normalised
+    def augment(self, inputs: Inputs, rng: np.random.Generator) -> Inputs:
+        """Return training inputs as a network sees them; those of evaluation unless a subclass draws something.
 
-    def denormalise(self, images: Tensor) -> Tensor:
-        """Return pixel values from 0 to 1 from normalised images, for pictures."""
-        mean, std = self._statistics(images)
-        return torch.clamp(images * std + mean, 0, 1)
+        Args:
+            inputs: as loaded.
+            rng: the source of all randomness.
+        """
+        return self.normalise(inputs)
 
-    def _statistics(self, images: Tensor) -> Tensor:
-        return torch.tensor((self.mean, self.std))[:, :, None, None].to(images.device, non_blocking=True)
+    def normalise(self, inputs: Inputs) -> Inputs:
+        """Return inputs as a network sees them in evaluation; as they were loaded unless a subclass changes them."""
+        return inputs
+
+    def describe(self, inputs: Inputs) -> list[str] | None:
+        """Return every row in words, for the pages that show some; None draws the numbers as a picture."""
+        return None
 
 
 def _inputs_in_precision(trainer: L.Trainer, batch: MixedBatch) -> MixedBatch:

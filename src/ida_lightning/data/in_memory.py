@@ -1,4 +1,4 @@
-"""Keeps labelled images in memory, fetches them by the batch and augments them on the device."""
+"""Keeps labelled images or other inputs in memory, fetches them by the batch and augments them on the device."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ida_lightning.data.labels import not_negative
 from ida_lightning.errors import InputError, int_vector, is_tensor, kind_of
+from ida_lightning.inputs import Inputs, check_inputs, rows_in, take_rows
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing import MixedBatch
 
@@ -52,6 +53,39 @@ class InMemoryImages(Dataset[MixedBatch]):
         """Return a copy of the images at ``rows``."""
         chosen = torch.from_numpy(rows)
         return InMemoryImages(self.images[chosen], self.labels[chosen])
+
+
+class InMemoryInputs(Dataset[MixedBatch]):
+    """Holds labelled inputs of any kind; a batch is one indexing operation instead of one call per row.
+
+    Args:
+        inputs: a tensor ``(rows, ...)``, or a mapping of such (token ids and their mask, say).
+        labels: int64 ``(rows,)``.
+
+    Raises:
+        InputError: for inputs of another structure, or numbers of rows that differ.
+
+    Example:
+        >>> ids = torch.tensor([[5, 2], [7, 0]])
+        >>> sentences = InMemoryInputs({"ids": ids, "mask": ids > 0}, torch.tensor([0, 1]))
+        >>> sentences[1].inputs
+        {'ids': tensor([[7, 0]]), 'mask': tensor([[ True, False]])}
+    """
+
+    def __init__(self, inputs: Inputs, labels: Tensor) -> None:
+        self.inputs = check_inputs("inputs", inputs)
+        self.labels = int_vector("labels", labels, rows_in(inputs))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: int) -> MixedBatch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[int]) -> MixedBatch:
+        index = torch.as_tensor(keys) % len(self)  # the epoch in the key matters to sets that draw
+        mix = LabelMix.unmixed(self.labels[index])
+        return MixedBatch(take_rows(self.inputs, index), mix, index, torch.arange(len(index))[:, None])
 
 
 def carve(labels: Tensor, share: float | None) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from ida_lightning.methods.cutmix_pick import CutMixPickCallback
 from ida_lightning.methods.data_selection import DataSelectionCallback, Influence
 from ida_lightning.methods.feature_loss import FeatureLoss
 from ida_lightning.methods.feature_losses import AttentionCallback, HintCallback, RKDCallback, SimilarityCallback
+from ida_lightning.methods.inner_mixing import InnerMixingCallback
 from ida_lightning.methods.isotonic import IsotonicSoftLabelCallback
 from ida_lightning.methods.label_revision import LabelRevisionCallback
 from ida_lightning.methods.order_penalty import OrderPenaltyCallback
@@ -29,6 +30,7 @@ __all__ = [
     "FeatureLoss",
     "HintCallback",
     "Influence",
+    "InnerMixingCallback",
     "IsotonicSoftLabelCallback",
     "LabelRevisionCallback",
     "LossMethod",

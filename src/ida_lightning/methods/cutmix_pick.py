@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError, one_of, positive_share
+from ida_lightning.inputs import Inputs, take_rows
 from ida_lightning.lightning_internals import forward_precision
 from ida_lightning.methods.base import SupervisionMethod
 from ida_lightning.models import eval_mode
@@ -68,14 +69,14 @@ class CutMixPickCallback(SupervisionMethod):
         super().__init__(name)
         self.criterion: Criterion = one_of("criterion", criterion, get_args(Criterion))
         self.ratio = positive_share("ratio", ratio)
-        self._score_by_student: Callable[[Tensor], Tensor] | None = None
+        self._score_by_student: Callable[[Inputs], Tensor] | None = None
         self._has_pool = False
         self._clean: dict[int, int] = {}
 
     def register(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Register the transform, and how the student scores."""
 
-        def student_logits(inputs: Tensor) -> Tensor:
+        def student_logits(inputs: Inputs) -> Tensor:
             # Hooks run outside autocast; the student is to be scored in the precision in which it is trained.
             with eval_mode(module), nullcontext() if trainer is None else forward_precision(trainer):
                 logits: Tensor = module(inputs)
@@ -96,7 +97,7 @@ class CutMixPickCallback(SupervisionMethod):
         student_logits = None
         if self.criterion in ASKS_STUDENT:
             assert self._score_by_student is not None
-            student_logits = self._score_by_student(supervision.inputs[pool])
+            student_logits = self._score_by_student(take_rows(supervision.inputs, pool))
         scores = score_pool(self.criterion, supervision, clean, pool, student_logits)
         # A row without an answer of the teacher has the highest entropy there is, and counts in no loss.
         counts = supervision.weight[pool] > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ida_lightning.checks import path_like, whole_numbers
-from ida_lightning.data_facts import data_fingerprint, facts_of
+from ida_lightning.data_facts import data_fingerprint, facts_from, facts_of
 from ida_lightning.errors import InputError, at_least, is_a, one_of, positive, share
 from ida_lightning.lightning_internals import attached_datamodule, forward_precision, to_precision, with_progress_bar
 from ida_lightning.methods.base import SupervisionMethod
@@ -150,6 +150,8 @@ class DataSelectionCallback(SupervisionMethod):
         if facts.splits is None or facts.normalise is None:
             data = attached_datamodule(trainer)
             raise InputError(f"{self}: expected a MixingDataModule, got {type(data).__name__}")
+        if not isinstance(facts.splits.get("train"), Sized):
+            raise InputError(f"{self}: expected training images that can be asked for by number, got a stream")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the trusted rows, also where a run goes on in the middle of an epoch."""
@@ -236,7 +238,9 @@ class DataSelectionCallback(SupervisionMethod):
         about: dict[str, Any] = {"score": self.score, "train": data_fingerprint(data.splits["train"])}
         if self.score == "random":
             return {**about, "seed": data.seed, "epoch": epoch}
-        about |= {"teacher": module.teacher.fingerprint, "mean": list(data.mean), "std": list(data.std)}
+        about["teacher"] = module.teacher.fingerprint
+        if (seen := facts_from(data).image_input) is not None:
+            about |= {"mean": list(seen.mean), "std": list(seen.std)}
         if self.score == "influence":
             about |= {"val": data_fingerprint(data.splits["val"]), "temperature": module.temperature}
             about |= {"damping": self.influence.damping, "hessian_rows": self.influence.hessian_rows}
@@ -274,12 +278,12 @@ class DataSelectionCallback(SupervisionMethod):
                     given = stack.enter_context(capture_head_input(network, head))
                 for fetched in with_progress_bar(trainer, loader, f"Scoring ({split})"):
                     batch = data.transfer_batch_to_device(fetched, device, 0)
-                    images = to_precision(trainer, data.normalise(batch.inputs))
+                    inputs = to_precision(trainer, data.normalise(batch.inputs))
                     given.clear()
                     with forward_precision(trainer):
-                        teacher_logits = module.teacher(images)
+                        teacher_logits = module.teacher(inputs)
                         other = self.influence.network == "student" and network is not None
-                        logits = module.student(images).float() if other else teacher_logits
+                        logits = module(inputs).float() if other else teacher_logits
                     features = torch.zeros_like(logits[:, :0]) if head is None else head_input(head, given[-1], logits)
                     finite = torch.isfinite(teacher_logits).all(1) & torch.isfinite(logits).all(1)
                     teacher_logits, logits, features = (

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast, runtime_checkable
 
 import lightning as L
 import torch
@@ -14,8 +13,10 @@ from torch.utils.hooks import RemovableHandle
 
 from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError, kind_of, non_negative
+from ida_lightning.inputs import Inputs
+from ida_lightning.lightning_internals import attached_datamodule
 from ida_lightning.methods.base import LossMethod
-from ida_lightning.models import eval_mode, failure
+from ida_lightning.models import converted, eval_mode, failure, find_layer, layer_names, run_network
 from ida_lightning.modules.base import ClassifierBase
 from ida_lightning.modules.distillation import DistillationModule
 from ida_lightning.modules.options import built_for
@@ -39,10 +40,10 @@ class FeatureLoss(LossMethod):
     """Base of methods that compare features of the student with those of its teacher.
 
     A subclass defines :meth:`compare`, and :meth:`build_projector` if it trains something. When a fit starts, both
-    networks are run once on blank images, so that projectors have the shapes that are seen; they are trained, moved,
+    networks are run once on two rows, so that projectors have the shapes that are seen; they are trained, moved,
     saved and averaged with the student, and exports leave them out. Features are caught by hooks that end with the fit.
     The teacher's are those of the pass that made the soft labels; where its answers are stored, or it looks at unmixed
-    images, it is asked about the student's images for its features; of several teachers it is the first. Rows with a
+    images, it is asked about the student's inputs for its features; of several teachers it is the first. Rows with a
     ``soft_weight`` of 0 have no loss.
 
     Args:
@@ -75,8 +76,8 @@ class FeatureLoss(LossMethod):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.student_layers = _names("student_layers", student_layers)
-        self.teacher_layers = _names("teacher_layers", teacher_layers)
+        self.student_layers = layer_names("student_layers", student_layers)
+        self.teacher_layers = layer_names("teacher_layers", teacher_layers)
         if len(self.student_layers) != len(self.teacher_layers):
             raise InputError(
                 f"teacher_layers: expected as many as student_layers, {len(self.student_layers)}, got "
@@ -94,7 +95,7 @@ class FeatureLoss(LossMethod):
         """Compute one loss per row, ``(batch,)``, from the features of each layer, in float32; outside autocast."""
 
     def build_projector(self, student: list[Tensor], teacher: list[Tensor]) -> Mapping[str, nn.Module]:
-        """Build what is trained, by name, for features of these shapes (of two blank images); nothing by default.
+        """Build what is trained, by name, for features of these shapes (of two rows); nothing by default.
 
         Raises:
             InputError: for shapes that cannot be compared.
@@ -102,27 +103,32 @@ class FeatureLoss(LossMethod):
         return {}
 
     def build_network(self, module: L.LightningModule) -> nn.Module | None:
-        """Run student and teacher once on blank images, and build projectors for what they give."""
+        """Run student and teacher once on two rows, and build projectors for what they give."""
         student, teacher = _student_of(self, module), _stand_in(self, module)
-        known = module.input_shape if isinstance(module, ClassifierBase) else None
-        shape = facts_of(module.trainer).input_shape or known
-        if shape is None:
-            raise InputError(f"{self}: expected a data module that says what its images are, got none that does")
-        given = self._tried("student", student, shape), self._tried("teacher", teacher, shape)
+        facts = facts_of(module.trainer)
+        if facts.splits == {} and facts.input_shape is None:  # only the data themselves can tell, and it is early
+            cast(L.LightningDataModule, attached_datamodule(module.trainer)).setup("fit")
+            facts = facts_of(module.trainer)
+        example = facts.example()
+        if example is None and isinstance(module, ClassifierBase):
+            example = module.example()
+        if example is None:
+            raise InputError(f"{self}: expected a data module that says what its inputs are, got none that does")
+        given = self._tried("student", student, example), self._tried("teacher", teacher, example)
         self.projector = nn.ModuleDict(dict(self.build_projector(*given)))
         return self.projector
 
-    def _tried(self, owner: str, network: nn.Module, shape: Sequence[int]) -> list[Tensor]:
-        """Return the features of two blank images."""
+    def _tried(self, owner: str, network: nn.Module, example: Inputs) -> list[Tensor]:
+        """Return the features of a few rows."""
         like = next(network.parameters(), torch.zeros(1))
         caught: dict[str, Tensor] = {}
         handles = self._watch(owner, network, caught)
         try:
             devices = [like.device] if like.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices), eval_mode(network), torch.no_grad():
-                network(torch.zeros(2, *shape, dtype=like.dtype, device=like.device))
-        except RuntimeError as error:
-            raise failure(owner, tuple(shape), error) from error
+                run_network(network, converted(example, like.device, like.dtype))
+        except (RuntimeError, TypeError) as error:
+            raise failure(owner, example, error) from error
         finally:
             for handle in handles:
                 handle.remove()
@@ -234,7 +240,7 @@ def _stand_in(method: FeatureLoss, module: Any) -> nn.Module:
         return first.source
     args = {key: value for key, value in first.args.items() if key not in ("pretrained", "checkpoint_path")}
     with torch.random.fork_rng():
-        return built_for("teacher", first.source, first.num_classes, first.input_shape[0], args)
+        return built_for("teacher", first.source, first.num_classes, first.in_channels, args)
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -250,13 +256,6 @@ def cannot_compare(student: Tensor, teacher: Tensor, what: str) -> InputError:
     return InputError(f"student_layers: expected {what}, got {shapes}")
 
 
-def _names(argument: str, value: object) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
-    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-        raise InputError(f"{argument}: expected names of layers, each once, got {kind_of(value)}")
-    return names
-
-
 def _layer(owner: str, network: nn.Module, name: str) -> tuple[nn.Module, bool]:
     """Return a layer by name, and whether its input is meant."""
     parts = dict(network.named_modules())
@@ -269,13 +268,7 @@ def _layer(owner: str, network: nn.Module, name: str) -> tuple[nn.Module, bool]:
                 f"{owner}_layers: expected a layer by name, as {type(network).__name__} ends in no linear layer, got "
                 f"{name!r}"
             ) from None
-    if name in parts and name:
-        return parts[name], False
-    info = vars(network).get("feature_info")  # of timm: a list, or an object that has one
-    entries = info if info is None or isinstance(info, list) else vars(info).get("info")
-    listed = [str(entry["module"]) for entry in entries or [] if isinstance(entry, Mapping) and "module" in entry]
-    near = difflib.get_close_matches(name, [part for part in parts if part], n=3) or listed or list(parts)[1:4]
-    raise InputError(f"{owner}_layers: expected a layer of the {owner}, such as {', '.join(near)}, got {name!r}")
+    return find_layer(f"{owner}_layers", owner, network, name), False
 
 
 def _tensor(owner: str, name: str, output: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Applying a plan to images and labels."""
+"""Applying a plan to inputs and labels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ida_lightning.errors import InputError, int_vector, is_a, is_tensor, kind_of
+from ida_lightning.inputs import Inputs, check_inputs, is_picture, on_each, rows_in, shown, tensors_in
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing.plan import MixPlan
 
@@ -22,6 +23,42 @@ def mix_images(images: Tensor, plan: MixPlan) -> Tensor:
     if not images.is_floating_point() or images.ndim != 4 or len(images) != len(plan.partner):
         raise InputError(f"images: expected {expected}, got {kind_of(images)}")
     _check_size(images, plan)
+    return _mixed(images, plan)
+
+
+def mix_inputs(inputs: Inputs, plan: MixPlan) -> Inputs:
+    """Apply a plan to inputs of any kind: floating point ``(batch, ...)``, or a mapping of such; returns new ones.
+
+    Rectangles, so CutMix and mosaics, are for pictures ``(batch, channels, height, width)`` alone.
+
+    Raises:
+        InputError: for inputs that are no numbers to be added up, such as token ids, of another batch than the plan is
+            for, or without height and width for its rectangles.
+
+    Example:
+        >>> import numpy as np
+        >>> from ida_lightning import draw_mixup
+        >>> mix_inputs(torch.rand(4, 20, 32), draw_mixup(4, np.random.default_rng(0))).shape
+        torch.Size([4, 20, 32])
+    """
+    if is_picture(inputs):
+        return mix_images(inputs, plan)
+    is_a("plan", plan, MixPlan).check()
+    check_inputs("inputs", inputs)
+    if not all(tensor.is_floating_point() for tensor in tensors_in(inputs)) or rows_in(inputs) != len(plan.partner):
+        raise InputError(
+            f"inputs: expected floating point ({len(plan.partner)}, ...), the batch of the plan, got {shown(inputs)}; "
+            "InnerMixingCallback mixes what cannot be added up inside the network"
+        )
+    if bool((plan.box[..., 2:] > plan.box[..., :2]).all(-1).any()):
+        raise InputError(
+            f"mixing.kind: expected mixup for inputs without height and width, got rectangles for {shown(inputs)}"
+        )
+    return on_each(lambda tensor: _mixed(tensor, plan), inputs)
+
+
+def _mixed(images: Tensor, plan: MixPlan) -> Tensor:
+    """Return new inputs, floating point ``(batch, ...)``; pictures where the plan has rectangles."""
     # Decisions look at the plan on the host, so that nothing waits for an accelerator.
     partner, box = (field.to(images.device, non_blocking=True) for field in (plan.partner, plan.box))
     mixed = images
@@ -33,12 +70,12 @@ def mix_images(images: Tensor, plan: MixPlan) -> Tensor:
         mixed = images.to(torch.promote_types(images.dtype, kept.dtype))
         for column in range(kept.shape[1]):
             if bool((kept[:, column] < 1).any()):
-                before = kept[:, column, None, None, None].to(mixed, non_blocking=True)
+                before = kept[:, column].reshape(-1, *[1] * (images.ndim - 1)).to(mixed, non_blocking=True)
                 mixed = images.index_select(0, partner[:, column]).to(mixed.dtype).lerp_(mixed, before)
         mixed = mixed.to(images.dtype)
-    rows, columns = (torch.arange(side, device=images.device) for side in images.shape[2:])
     for column in range(box.shape[1]):
         if bool((plan.box[:, column, 2:] > plan.box[:, column, :2]).all(1).any()):
+            rows, columns = (torch.arange(side, device=images.device) for side in images.shape[2:])
             top, left, bottom, right = box[:, column, :, None].unbind(1)
             beside = ((columns < left) | (columns >= right)).to(images.dtype)[:, None, None, :]
             above_or_below = ((rows < top) | (rows >= bottom)).to(images.dtype)[:, None, :, None]

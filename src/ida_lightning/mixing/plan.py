@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ida_lightning.errors import InputError, kind_of, labels_in_range
+from ida_lightning.inputs import Inputs
 from ida_lightning.label_mix import LabelMix
 
 Size = tuple[int, int]  # height, width
@@ -17,19 +18,22 @@ class MixedBatch(NamedTuple):
     """A batch as a data module yields it; every field has a leading batch dimension.
 
     Attributes:
-        inputs: float ``(batch, channels, height, width)``, normalised.
-        label_mix: the classes of every image and their weights.
-        index: int64 ``(batch,)``, the position of the row's own image in its data set; -1 if unknown.
+        inputs: what networks are given: ``(batch, ...)``, or a mapping of such tensors (token ids and their mask, say),
+            whose entries a network takes by name. Pictures are float ``(batch, channels, height, width)``, normalised.
+        label_mix: the classes of every row and their weights.
+        index: int64 ``(batch,)``, the position of the row's own input in its data set; -1 if unknown.
         partner: int64 ``(batch, partners)``, the rows of this batch that were mixed in; the row itself where none was.
         plain: one :class:`PlainImages` where the unmixed images were asked for (``keeps_plain`` of the data module),
             else empty, which costs nothing.
+        inner: one :class:`InnerPlan` where inputs are unmixed and the networks mix them in a layer; else empty.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     label_mix: LabelMix
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     partner: Tensor
     plain: tuple[PlainImages, ...] = ()  # not None: Lightning would count that as a batch of one
+    inner: tuple[InnerPlan, ...] = ()
 
     def mixed(self) -> Tensor:
         """Find the rows that were mixed, bool ``(batch,)``.
@@ -38,6 +42,18 @@ class MixedBatch(NamedTuple):
         """
         itself = torch.arange(len(self.partner), device=self.partner.device)
         return (self.partner != itself[:, None]).any(1) | ((self.label_mix.weights > 0).sum(1) > 1)
+
+
+class InnerPlan(NamedTuple):
+    """How the rows of an unmixed batch are mixed inside a network, on the device of the batch.
+
+    Attributes:
+        partner: int64 ``(batch, k - 1)``, which rows are mixed in.
+        weight: float32 ``(batch, k)``, share of the row itself and of each partner; rows sum to 1.
+    """
+
+    partner: Tensor
+    weight: Tensor
 
 
 class PlainImages(NamedTuple):

@@ -6,20 +6,21 @@ import torch
 from torch.nn import functional as F
 
 from ida_lightning.errors import InputError, is_a, kind_of
+from ida_lightning.inputs import join_rows, rows_in
 from ida_lightning.label_mix import LabelMix
-from ida_lightning.mixing.apply import mix_images, mix_labels
+from ida_lightning.mixing.apply import mix_inputs, mix_labels
 from ida_lightning.mixing.plan import MixedBatch, MixPlan, PlainImages
 
 
 def mix_batch(plan: MixPlan, clean: MixedBatch) -> MixedBatch:
-    """Mix a batch of augmented, normalised images by a plan.
+    """Mix a batch of augmented, normalised images, or of other inputs, by a plan.
 
     Args:
         plan: drawn for so many images of this size, see :meth:`Mixing.draw`.
         clean: unmixed, see :func:`ida_lightning.as_mixed_batch`.
 
     Raises:
-        InputError: for images of another kind, batch or size than the plan is for.
+        InputError: for inputs of another kind, batch or size than the plan is for.
 
     Example:
         >>> import numpy as np
@@ -30,10 +31,10 @@ def mix_batch(plan: MixPlan, clean: MixedBatch) -> MixedBatch:
     """
     is_a("clean", clean, MixedBatch)
     return MixedBatch(
-        mix_images(clean.inputs, plan),
+        mix_inputs(clean.inputs, plan),
         mix_labels(clean.label_mix.labels[:, 0], plan),
         clean.index,
-        plan.partner.to(clean.inputs.device, non_blocking=True),
+        plan.partner.to(clean.index.device, non_blocking=True),
     )
 
 
@@ -55,7 +56,7 @@ def stack_pool(clean: MixedBatch, mixes: list[MixedBatch]) -> MixedBatch:
     mix = LabelMix(labels.expand(-1, several), F.pad(weights, (0, several - 1)))
     views = [clean._replace(label_mix=mix, partner=clean.partner.expand(-1, several - 1)), *mixes]
     return MixedBatch(
-        torch.cat([view.inputs for view in views]),
+        join_rows([view.inputs for view in views]),
         LabelMix(*(torch.cat(part) for part in zip(*(view.label_mix for view in views), strict=True))),
         torch.cat([view.index for view in views]),
         torch.cat([view.partner for view in views]),
@@ -82,16 +83,17 @@ def with_plain(batch: MixedBatch, clean: MixedBatch, plans: list[MixPlan]) -> Mi
         >>> with_plain(mix_batch(plan, clean), clean, [plan]).plain[0].rows[:, 0]
         tensor([0, 1])
     """
-    itself, device = torch.arange(len(is_a("clean", clean, MixedBatch).inputs))[:, None], clean.inputs.device
+    itself, device = torch.arange(rows_in(is_a("clean", clean, MixedBatch).inputs))[:, None], clean.index.device
     if not isinstance(plans, (list, tuple)) or not all(isinstance(plan, MixPlan) for plan in plans):
         raise InputError(f"plans: expected a list of MixPlan, got {kind_of(plans)}")
     rows = [torch.cat((itself, plan.partner), 1) for plan in plans]
     weights = [plan.weight for plan in plans]
-    if len(is_a("batch", batch, MixedBatch).inputs) == (1 + len(plans)) * len(itself):  # the clean rows come first
+    mixed = rows_in(is_a("batch", batch, MixedBatch).inputs)
+    if mixed == (1 + len(plans)) * len(itself):  # the clean rows come first
         several = max((part.shape[1] for part in rows), default=1)
         rows = [itself.expand(-1, several), *rows]
         weights = [F.pad(torch.ones(len(itself), 1), (0, several - 1)), *weights]
-    if sum(map(len, rows)) != len(batch.inputs):
-        raise InputError(f"batch: expected the rows of clean, mixed by {len(plans)} plans, got {len(batch.inputs)}")
+    if sum(map(len, rows)) != mixed:
+        raise InputError(f"batch: expected the rows of clean, mixed by {len(plans)} plans, got {mixed}")
     found, shares = (torch.cat(part).to(device, non_blocking=True) for part in (rows, weights))
     return batch._replace(plain=(PlainImages(clean, found, shares),))

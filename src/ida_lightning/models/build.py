@@ -41,7 +41,8 @@ def build_model(
     """Build a classifier that maps ``(batch, in_channels, height, width)`` to logits ``(batch, num_classes)``.
 
     Args:
-        model: a timm name, also one of a hub such as ``hf-hub:timm/resnet18.a1_in1k``; ``torchvision:resnet50``; the
+        model: a timm name, also one of a hub such as ``hf-hub:timm/resnet18.a1_in1k``; ``torchvision:resnet50``;
+            ``transformers:bert`` and the like, see :func:`~ida_lightning.models.text_networks.build_transformer`; the
             import path of a function of ``num_classes`` that builds a network, ``my_module.make_net``, which gets
             ``in_channels`` too if it takes them, or of a module's class; or a module, which is returned as it is.
         num_classes: width of the output; None leaves that to the network: as many as its pretrained weights have.

@@ -51,6 +51,7 @@ class Description(NamedTuple):
         image_input: mean, standard deviation and size of the images.
         interpolation: by which images of other sizes are resized.
         crop: share of the short side that a centred crop keeps in evaluation.
+        vocabulary: fingerprint of the tokenizer of its texts.
         recipe: of the training: ``config_sha256`` (of the saved ``config.yaml``), ``methods``, ``teacher``.
         metrics: of the last validation, by the names that were logged.
         versions: of the packages that trained it.
@@ -67,6 +68,7 @@ class Description(NamedTuple):
     image_input: ImageInput | None = None
     interpolation: str | None = None
     crop: float | None = None
+    vocabulary: str | None = None
     recipe: Mapping[str, Any] = {}
     metrics: Mapping[str, float] = {}
     versions: Mapping[str, str] = {}
@@ -87,6 +89,7 @@ class Description(NamedTuple):
                 **{"size": size, "mean": mean, "std": std, "channels": channels},
                 **{"interpolation": self.interpolation, "crop": self.crop},
             },
+            **({} if self.vocabulary is None else {"texts": {"vocabulary": self.vocabulary}}),
             **{"recipe": dict(self.recipe), "metrics": dict(self.metrics), "versions": dict(self.versions)},
         }
 
@@ -179,7 +182,7 @@ def description_in(facts: Mapping[Any, Any], path: object) -> Description | None
     own = facts.get(KEY)
     own = own if isinstance(own, Mapping) else None
     if own is not None and "format" in own:
-        network, images = _section(own, "network"), _section(own, "images")
+        network, images, read = (_section(own, key) for key in ("network", "images", "texts"))
         seen = [images.get(key) for key in ("mean", "std", "size")]
         found = {
             **{"network": network.get("name"), "network_args": network.get("args"), "class_path": network.get("class")},
@@ -187,6 +190,7 @@ def description_in(facts: Mapping[Any, Any], path: object) -> Description | None
             **{key: network.get(key) for key in ("stem", "strides", "num_classes", "in_channels")},
             **{key: images.get(key) for key in ("interpolation", "crop")},
             **{key: own.get(key) for key in ("recipe", "metrics", "versions")},
+            "vocabulary": read.get("vocabulary"),
         }
     elif own is not None or all(key in facts for key in _OLDER):
         known = ("network", "network_args", "stem", "num_classes", "in_channels", "crop")
@@ -252,7 +256,7 @@ def _crop(value: Any) -> float:
 
 
 _FORMS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("network", "class_path", "interpolation"), _text),
+    **dict.fromkeys(("network", "class_path", "interpolation", "vocabulary"), _text),
     **dict.fromkeys(("network_args", "recipe", "versions"), _mapping),
     **dict.fromkeys(("num_classes", "in_channels"), _count),
     "metrics": lambda value: dict(zip(value, _numbers(list(_mapping(value).values())), strict=True)),

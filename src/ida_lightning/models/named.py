@@ -15,9 +15,11 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from ida_lightning.errors import InputError
+from ida_lightning.models.text_networks import TRANSFORMERS_PREFIX, build_transformer
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:", "timm/", "local-dir:")
 TORCHVISION_PREFIXES = ("torchvision:", "torchvision.models.")
+_OWN = ("ida_lightning.models.TextCNN",)
 
 
 def build_named(name: str, num_classes: int | None, in_channels: int, args: dict[str, Any]) -> nn.Module:
@@ -30,6 +32,8 @@ def build_named(name: str, num_classes: int | None, in_channels: int, args: dict
     try:
         if prefix is not None:
             return _from_torchvision(name.removeprefix(prefix), num_classes, in_channels, dict(args))
+        if name.startswith(TRANSFORMERS_PREFIX):
+            return build_transformer(name.removeprefix(TRANSFORMERS_PREFIX), num_classes, args)
         timm_name = _without_timm_prefix(name)
         if timm_name.startswith(HUB_PREFIXES) or timm.is_model(timm_name):
             network: nn.Module = timm.create_model(timm_name, num_classes=num_classes, in_chans=in_channels, **args)
@@ -50,13 +54,16 @@ def build_named(name: str, num_classes: int | None, in_channels: int, args: dict
 
 
 def is_registered(name: str) -> bool:
-    """Say whether timm, a hub or torchvision knows a network by this name; any other is called as a function.
+    """Say whether timm, a hub, torchvision, transformers or this package has a network of this name.
+
+    Any other is called as a function.
 
     Example:
         >>> is_registered("resnet18"), is_registered("torchvision:resnet18"), is_registered("os.system")
         (True, True, False)
     """
-    return name.startswith((*HUB_PREFIXES, *TORCHVISION_PREFIXES)) or timm.is_model(name)
+    prefixes = (*HUB_PREFIXES, *TORCHVISION_PREFIXES, TRANSFORMERS_PREFIX)
+    return name in _OWN or name.startswith(prefixes) or timm.is_model(name)
 
 
 def _without_timm_prefix(name: str) -> str:
@@ -148,8 +155,8 @@ def _imported(path: str) -> Callable[..., Any]:
         return built  # type: ignore[return-value]
     near = difflib.get_close_matches(path, timm.list_models(), n=3)
     raise InputError(
-        f"model: expected a timm name{' such as ' + ', '.join(near) if near else ''} (or torchvision:NAME, or the "
-        f"import path of a function of num_classes that builds a network), got {path!r}"
+        f"model: expected a timm name{' such as ' + ', '.join(near) if near else ''} (or torchvision:NAME, "
+        f"transformers:NAME, or the import path of a function of num_classes that builds a network), got {path!r}"
     )
 
 

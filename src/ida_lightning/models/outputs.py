@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ida_lightning.errors import InputError, kind_of
+from ida_lightning.inputs import Inputs, is_picture, on_each, rows_in
 from ida_lightning.models.build import eval_mode
 
 
@@ -58,15 +60,20 @@ def check_logits(logits: Tensor, rows: int, num_classes: int, network: str) -> T
     return logits
 
 
-def try_network(network: nn.Module, shape: tuple[int, ...], num_classes: int, name: str, dtype: torch.dtype) -> None:
-    """Run a network once on blank inputs in evaluation mode; its state and torch's random numbers stay as they were.
+def run_network(network: Callable[..., Any], inputs: Inputs) -> Any:
+    """Return what a network gives for inputs; the tensors of a mapping are given by name, as ``network(**inputs)``."""
+    return network(**inputs) if isinstance(inputs, Mapping) else network(inputs)
+
+
+def try_network(network: nn.Module, inputs: Inputs, num_classes: int, name: str, dtype: torch.dtype) -> None:
+    """Run a network once in evaluation mode; its state and torch's random numbers stay as they were.
 
     Args:
         network: on any device.
-        shape: of one input.
+        inputs: of the kind it will see, a few rows.
         num_classes: width that the output must have.
         name: whose network it is, for the message.
-        dtype: of the inputs.
+        dtype: of its weights.
 
     Raises:
         InputError: if it fails, or returns anything but logits of that many classes.
@@ -78,12 +85,17 @@ def try_network(network: nn.Module, shape: tuple[int, ...], num_classes: int, na
     network = _copy_of(network)
     with eval_mode(network), torch.no_grad(), torch.random.fork_rng(devices=devices):
         try:
-            output = network(torch.zeros(2, *shape, dtype=dtype, device=like.device))
+            output = run_network(network, converted(inputs, like.device, dtype))
         except InputError:
             raise
         except Exception as error:
-            raise failure(name, shape, error) from error
-        check_logits(logits_of(output, name), 2, num_classes, name)
+            raise failure(name, inputs, error) from error
+        check_logits(logits_of(output, name), rows_in(inputs), num_classes, name)
+
+
+def converted(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
+    """Return inputs on a device, with what is floating point in a type; token ids stay whole numbers."""
+    return on_each(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype), inputs)
 
 
 def _copy_of(network: nn.Module) -> nn.Module:
@@ -96,7 +108,11 @@ def _copy_of(network: nn.Module) -> nn.Module:
         return network
 
 
-def failure(name: str, shape: tuple[int, ...], error: Exception) -> InputError:
-    """Return the line for a network that fails on inputs of a shape."""
+def failure(name: str, inputs: Inputs, error: Exception) -> InputError:
+    """Return the line for a network that fails on inputs."""
     reason = " ".join(str(error).split())[:240] or type(error).__name__
-    return InputError(f"{name}: expected a network for images {tuple(shape)}, it fails on one: {reason}")
+    if isinstance(inputs, Mapping):
+        kinds = "inputs " + ", ".join(f"{key} {tuple(tensor.shape[1:])}" for key, tensor in inputs.items())
+    else:
+        kinds = f"{'images' if is_picture(inputs) else 'inputs'} {tuple(inputs.shape[1:])}"
+    return InputError(f"{name}: expected a network for {kinds}, it fails on one: {reason}")

@@ -20,6 +20,7 @@ from ida_lightning.checks import path_or_address, text
 from ida_lightning.errors import InputError, is_a, kind_of
 from ida_lightning.models.description import KEY, Description, ImageInput, check_description, description_in
 from ida_lightning.models.reading import explain, load_values
+from ida_lightning.models.vocabulary import note_vocabulary
 from ida_lightning.remote import fetched, is_file
 
 # The names under which checkpoints keep them; torchvision's and timm's among them.
@@ -221,6 +222,7 @@ def fitting_tensors(network: nn.Module, weights: Weights, path: str | Path, what
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise InputError(f"{what}: {path} does not fit the network: {wrong[0]}{more}")
     check_description(network, weights.description, path, what)
+    note_vocabulary(network, None if weights.description is None else weights.description.vocabulary)
     return weights.tensors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from copy import copy
 from pathlib import Path
@@ -76,11 +77,6 @@ class TeacherAnswers(MeasuringCallback):
     def _stores(self) -> list[OutputStore | None]:
         return [asked.store for asked in self.asked]
 
-    @property
-    def shares_out(self) -> bool:
-        """Whether the weights of a teacher are to be shared out to the processes of a fit."""
-        return any(member.strategy == "shard" for member in self.teacher.members)
-
     def folders(self, options: TeacherOutputs) -> list[str]:
         """Return the folder of every teacher: that of the options, or those below it for a list of teachers."""
         if isinstance(self.teacher, FrozenTeacher):
@@ -104,13 +100,13 @@ class TeacherAnswers(MeasuringCallback):
             asked.live, asked.store = 0, None
         self._run = trainer
         facts, options = facts_of(trainer), self.options
-        self.teacher.input_shape = facts.input_shape or self.teacher.input_shape
         replays = options is not None and options.mode == "replay"
         for asked, folder in zip(self.asked, self.folders(options) if options else self.asked, strict=True):
             asked.lay_out(channels_last, folder if chosen and isinstance(folder, str) else None)
         if not replays or _asks_teacher(trainer):
-            mesh = processes_of(trainer) if self.shares_out else None
-            self.teacher.prepare(facts.class_names, facts.image_input, mesh)
+            example = None if trainer is None else facts.example
+            mesh = processes_of(trainer, [member.strategy for member in self.teacher.members])
+            self.teacher.prepare(facts.class_names, facts.image_input, example, facts.vocabulary, mesh)
         if trainer is None:
             return
         data: Any = attached_datamodule(trainer)
@@ -197,7 +193,7 @@ class TeacherAnswers(MeasuringCallback):
             batch: the first of it.
         """
         shown = batch.plain[0].batch if looks_at_plain(self.view) and batch.plain else batch
-        place = self._epoch(trainer), int(trainer.num_training_batches), len(shown.inputs)
+        place = self._epoch(trainer), int(trainer.num_training_batches), len(shown.index)
         return self.teacher.agreed(all(store is not None and store.holds(*place) for store in self._stores))
 
     def keep_validation(self, accuracy: float, nll: float) -> None:
@@ -226,12 +222,17 @@ class TeacherAnswers(MeasuringCallback):
         """Say how much will be stored.
 
         Raises:
-            InputError: if there is no room for it, or if processes that must ask a teacher together could not.
+            InputError: if there is no room for it, or processes that ask a teacher together would wait.
         """
         if self.teacher.mesh is not None:
             check_equal_batches(trainer, self.teacher.mesh)
         facts, options = facts_of(trainer), self.options
-        stores = [store for store in self._stores if store is not None]
+        stores = list(filter(None, self._stores))
+        if stores and math.isinf(trainer.num_training_batches):
+            raise InputError(
+                "teacher_outputs: expected data of which it is known how many batches an epoch has, got a stream; give "
+                "data.train.images"
+            )
         if not stores or options is None or options.mode == "replay" or not facts.batch_size:
             return
         rows = facts.batch_size * (1 if looks_at_plain(self.view) else 1 + (facts.pool or 0))
@@ -249,9 +250,8 @@ class TeacherAnswers(MeasuringCallback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Check what was read, where waiting for an accelerator costs little."""
-        if trainer.is_last_batch:
-            for store in filter(None, self._stores):
-                store.check()
+        for store in filter(None, self._stores) if trainer.is_last_batch else ():
+            store.check()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the means over the epoch's rows, and finish its files."""

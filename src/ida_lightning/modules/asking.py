@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ida_lightning.blending import blend_plain
 from ida_lightning.errors import InputError
+from ida_lightning.inputs import Inputs, as_pictures
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules.options import TeacherOutputs, View
 from ida_lightning.modules.teacher import FrozenTeacher
 from ida_lightning.teacher_outputs import Answers, Encoding, OutputStore, Place, check_manifest, recorded_fact
 
 _PLAIN: tuple[View, ...] = ("plain", "plain_logits")
+_OF_MIXING = ("mixing", "pool", "inner_layers")  # which unmixed images know nothing of
 
 
 @runtime_checkable
@@ -101,7 +103,7 @@ class AskedTeacher:
         view: dict[str, str] = {}
         if looks_at_plain(self.view):
             view = {"view": "plain"}
-            pictures = {key: value for key, value in pictures.items() if key not in ("mixing", "pool")}
+            pictures = {key: value for key, value in pictures.items() if key not in _OF_MIXING}
         elif self.view != "mixed":
             view = {"view": self.view}
         return {
@@ -159,11 +161,11 @@ class AskedTeacher:
         self.live += 1
         return store.write(place, batch, logits)
 
-    def look(self, images: Tensor) -> Tensor:
-        """Return the teacher's logits of images, of their mirror images too where it looks at those."""
+    def look(self, inputs: Inputs) -> Tensor:
+        """Return the teacher's logits of inputs; of pictures their mirror images too where it looks at those."""
         if self.view != "mirrored":
-            return self.teacher(images)
-        return (self.teacher(images) + self.teacher(images.flip(-1))) / 2
+            return self.teacher(inputs)
+        return (self.teacher(inputs) + self.teacher(as_pictures("teacher_view: mirrored", inputs).flip(-1))) / 2
 
 
 def unknown_rows(logits: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ida_lightning.checkpoint_io import write_whole_checkpoints
 from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError, is_a, kind_of, positive
+from ida_lightning.inputs import Inputs, is_picture
 from ida_lightning.lightning_internals import (
     attached_trainer,
     configured_by_cli,
@@ -28,7 +29,7 @@ from ida_lightning.lightning_internals import (
     to_precision,
 )
 from ida_lightning.mixing import MixedBatch
-from ida_lightning.models import Description, describe, try_network
+from ida_lightning.models import Description, check_vocabulary, describe, try_network
 from ida_lightning.models.description import KEY as DESCRIPTION_KEY
 from ida_lightning.modules.described import with_run
 from ida_lightning.modules.evaluation import EvaluatedModule, require_finite
@@ -55,7 +56,7 @@ class ClassifierBase(EvaluatedModule):
         step_supervision: what the student is taught in the training step in progress; for the report of a loss that
             is NaN.
         finite_rows: counts the rows that a teacher spoils; None without a teacher.
-        input_shape: of one image, where the data module does not say it; None if unknown.
+        input_shape: of one image, for networks that are built or tried without data; None if unknown.
         run_config: the text of the ``config.yaml`` that the command line saves of this run; None from Python.
     """
 
@@ -142,14 +143,15 @@ class ClassifierBase(EvaluatedModule):
             trainer = attached_trainer(self)
             device = self.device if trainer is None else trainer.strategy.root_device
             autocast = nullcontext if trainer is None else partial(forward_precision, trainer)
-            shape = facts_of(trainer).input_shape or self.input_shape
+            example = self.example(trainer)
+            shape = tuple(example.shape[1:]) if is_picture(example) else None
             layout = self.optimisation.layout
             chosen = wants_channels_last(layout, self.network, shape, device, autocast)
             self._channels_last = chosen if trainer is None else trainer.strategy.broadcast(chosen)
         return self._channels_last
 
     def take_batch(self, batch: object, labelled: bool = True) -> MixedBatch:
-        """Return a checked batch whose images lie in memory as the network wants them, once for all networks."""
+        """Return a checked batch whose inputs lie in memory as the network wants them, once for all networks."""
         taken = super().take_batch(batch, labelled)
         return taken._replace(inputs=channels_last(taken.inputs)) if self._channels_last else taken
 
@@ -173,8 +175,10 @@ class ClassifierBase(EvaluatedModule):
             rank_zero_info(
                 f"num_classes: the data module has {known} classes, {self.num_classes - known} outputs are none"
             )
-        shape = facts.input_shape or self.input_shape
-        if shape is None:
+        if facts.vocabulary is not None:
+            check_vocabulary(self.network, facts.vocabulary, self.owner)
+        example = self.example(trainer)
+        if example is None:  # the first batch is the trial
             return
         weights = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
         images = torch.float32 if trainer is None else to_precision(trainer, torch.zeros(1)).dtype
@@ -182,7 +186,20 @@ class ClassifierBase(EvaluatedModule):
         if weights not in (torch.float32, images):
             wanted = " or ".join(dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in (torch.float32, images)))
             raise InputError(f"{self.owner}: expected weights in {wanted}, got {str(weights).removeprefix('torch.')}")
-        try_network(self.network, shape, self.num_classes, self.owner, weights)
+        try_network(self.network, example, self.num_classes, self.owner, weights)
+
+    def example(self, trainer: L.Trainer | None = None) -> Inputs | None:
+        """Return rows as the network will see them: of the data module, or blank pictures where there are no data.
+
+        Args:
+            trainer: of the run; None for a module of its own.
+
+        Returns:
+            None with the loaders or the data module of somebody else: nothing is fetched from those before its time.
+        """
+        if trainer is not None:
+            return facts_of(trainer).example()
+        return None if self.input_shape is None else torch.zeros(2, *self.input_shape)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return what the optimiser trains."""

@@ -23,11 +23,11 @@ class ClassificationModule(ClassifierBase):
     Logs ``train/loss``, ``model/val_acc``, ``model/val_nll`` and the same for test.
 
     Args:
-        model: a timm name, or a module that maps images to logits ``(batch, num_classes)``.
+        model: a timm name, or a module that maps inputs to logits ``(batch, num_classes)``.
         num_classes: classes of the data set. The command line fills this and the next two in.
-        in_channels: channels of the images.
+        in_channels: channels of the images, for a timm name.
         image_size: pixels of the images, taken so that both modules are configured alike; the network is tried on
-            images as the data module describes them.
+            inputs of the data module.
         model_args: further arguments of :func:`ida_lightning.models.build_model`, such as ``stem: small``.
         optimizer: from parameters to optimiser.
         optimisation: schedule, learning rate and compilation.

@@ -40,6 +40,7 @@ def with_run(description: Description, trainer: L.Trainer | None, config: str | 
         in_channels=description.in_channels or (len(seen.mean) if seen is not None else None),
         interpolation=None if seen is None else INTERPOLATION,
         crop=facts.crop,
+        vocabulary=None if facts.vocabulary is None else facts.vocabulary.fingerprint,
         recipe=recipe,
         metrics=_metrics(trainer),
         versions={name: version(name) for name in _PACKAGES},

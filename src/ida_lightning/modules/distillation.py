@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ida_lightning.errors import InputError, at_least, is_a
+from ida_lightning.inputs import Inputs
 from ida_lightning.lightning_internals import attached_trainer, to_device, validation_stage
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.models import Description
@@ -50,12 +51,13 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
     ``student/val_nll`` and the same for test.
 
     Args:
-        teacher: a timm name, a module that maps images to logits ``(batch, num_classes)``, or either with its weights
+        teacher: a timm name, a module that maps inputs to logits ``(batch, num_classes)``, or either with its weights
             and options: :class:`~ida_lightning.modules.options.Teacher`; or a list of those, which answer as one.
         student: likewise: :class:`~ida_lightning.modules.options.Student`.
         num_classes: classes of the data set. The command line fills this and the next two in.
-        in_channels: channels of the images.
-        image_size: pixels of the images; with them the teacher is tried before training starts.
+        in_channels: channels of the images, for networks that are given by name.
+        image_size: pixels of the images. Where a data module of this package gives the inputs, the networks are tried
+            on two of its rows before training starts, whatever they are.
         loss: temperature, weights and which distillation loss.
         optimizer: from parameters to optimiser.
         optimisation: schedule, learning rate and compilation, which is of student, teacher and loss.
@@ -163,15 +165,15 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
     def configure_callbacks(self) -> list[L.Callback]:
         """Add what stores the teacher's answers, asks for other images, shares it out, or measures several teachers."""
         several = len(self.teacher.members) > 1
-        answers = self.answers
-        needed = several or answers.options is not None or looks_at_plain(answers.view) or answers.shares_out
+        answers, shares = self.answers, any(member.strategy == "shard" for member in self.teacher.members)
+        needed = several or answers.options is not None or looks_at_plain(answers.view) or shares
         return [*super().configure_callbacks(), *([answers] if needed else [])]
 
     def supervise(self, batch: MixedBatch, batch_idx: int | None = None) -> Supervision:
         """Return what the student is taught on ``batch``: the teacher's answer after all hooks.
 
         Args:
-            batch: images that the student sees, and the teacher too unless it looks at the unmixed ones.
+            batch: what the student sees, and the teacher too unless it looks at the unmixed images.
             batch_idx: number of a training batch in its epoch, whose answers may be stored; None asks the teacher.
         """
         answers = self.answers(batch, batch_idx)
@@ -234,7 +236,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
             self.answers.of_members = found
         return self._evaluate(self.teacher)
 
-    def _evaluate(self, teacher: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    def _evaluate(self, teacher: Callable[[Inputs], Tensor]) -> tuple[float, float]:
         accuracy, nll = deepcopy(self.val_acc), deepcopy(self.val_nll)
         accuracy.reset()
         nll.reset()
@@ -244,7 +246,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
             for loader, batches in zip(loaders, self.trainer.num_val_batches, strict=True):
                 for number, fetched in enumerate(islice(loader, None if batches == float("inf") else int(batches))):
                     batch = self.take_batch(to_device(self.trainer, fetched))
-                    rows = rows_that_count(loader, number, len(batch.inputs))
+                    rows = rows_that_count(loader, number, len(batch.index))
                     update_metrics(accuracy, nll, teacher(batch.inputs), batch, rows)
         self.intake.check()
         return float(accuracy.compute()), float(nll.compute())

@@ -15,11 +15,12 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from ida_lightning.errors import InputError, at_least
+from ida_lightning.inputs import Inputs, rows_in
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.lightning_internals import attached_trainer, configured_by_cli
 from ida_lightning.losses import mixed_cross_entropy
 from ida_lightning.mixing import MixedBatch
-from ida_lightning.models import check_logits, failure, logits_of
+from ida_lightning.models import check_logits, failure, logits_of, run_network
 from ida_lightning.modules.intake import BatchIntake
 
 
@@ -65,8 +66,8 @@ class EvaluatedModule(L.LightningModule, ABC):
     def network(self) -> nn.Module:
         """The network that is trained, exported, tested."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(batch, classes)`` of normalised images.
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Logits ``(batch, classes)`` of inputs, such as normalised images; a network takes those of a mapping by name.
 
         A network that returns a tuple or a mapping gives its first element or its entry ``logits``.
 
@@ -75,17 +76,17 @@ class EvaluatedModule(L.LightningModule, ABC):
                 logits of these classes.
         """
         try:
-            output = self.network(images)
+            output = run_network(self.network, inputs)
         except (RuntimeError, AssertionError, TypeError, AttributeError, ValueError, LookupError) as error:
             # Only what cannot work at all; running out of memory is for the search for a batch size.
             if self.training in self._answered or isinstance(error, InputError) or "memory" in str(error).lower():
                 raise
-            raise failure(self.owner, tuple(images.shape[1:]), error) from error
+            raise failure(self.owner, inputs, error) from error
         logits = logits_of(output, self.owner)
         if not self._answered and logits is not output:
             rank_zero_info(f"{self.owner}: returns {type(output).__name__}; its logits or first element are taken")
         self._answered.add(self.training)
-        return check_logits(logits, len(images), self.num_classes, self.owner)
+        return check_logits(logits, rows_in(inputs), self.num_classes, self.owner)
 
     def take_batch(self, batch: object, labelled: bool = True) -> MixedBatch:
         """Return a batch of any loader as a :class:`MixedBatch`, checked; see :class:`BatchIntake`."""
@@ -140,8 +141,8 @@ class EvaluatedModule(L.LightningModule, ABC):
         batch = self.take_batch(batch)
         logits = self(batch.inputs)
         self._count_useless(logits)
-        update_metrics(accuracy, nll, logits, batch, rows_that_count(loader, batch_idx, len(batch.inputs)))
-        return len(batch.inputs)
+        update_metrics(accuracy, nll, logits, batch, rows_that_count(loader, batch_idx, len(batch.index)))
+        return len(batch.index)
 
     def note_drawn(self, given: object, args: Mapping[str, Any] | None) -> None:
         """Remember that the network has the weights that were drawn for it, unless they may come from somewhere.

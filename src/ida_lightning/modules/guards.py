@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lightning as L
 import numpy as np
@@ -222,10 +222,13 @@ def check_loss(
     )
 
 
-def _plain(values: Any) -> dict[str, Any]:
+def _plain(values: Any) -> Any:
     """Turn a named tuple, nested ones included, into plain dicts of tensors, which load with ``weights_only``."""
-    return {
-        name: _plain(value) if isinstance(value, tuple) else value.detach() if isinstance(value, Tensor) else value
-        for name, value in values._asdict().items()
-        if name != "plain"  # the images that the batch was mixed from
-    }
+    if isinstance(values, Tensor):
+        return values.detach()
+    if not isinstance(values, (tuple, Mapping)):
+        return values
+    if not isinstance(values, Mapping) and not hasattr(values, "_asdict"):
+        return [_plain(value) for value in values]
+    fields = values if isinstance(values, Mapping) else cast(Any, values)._asdict()
+    return {name: _plain(value) for name, value in fields.items() if name != "plain"}  # which it was mixed from

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ida_lightning.adapters import as_mixed_batch, images_and_targets
-from ida_lightning.errors import InputError, can_look, kind_of, labels_in_range
+from ida_lightning.adapters import as_mixed_batch, inputs_and_targets, not_raw
+from ida_lightning.errors import InputError, can_look, labels_in_range
+from ida_lightning.inputs import check_inputs, on_each, tensors_in
 from ida_lightning.mixing import MixedBatch
 
 _TOLERANCE = 0.01  # of the sum of a row of class weights
@@ -41,25 +42,23 @@ class BatchIntake:
             labelled: whether the labels are known, and so checked.
 
         Raises:
-            InputError: for a batch of another structure, inputs that are not floating point and, on the CPU, labels
-                out of range and class weights that do not sum to 1.
+            InputError: for a batch of another structure, inputs that are none or pictures that are not floating
+                point and, on the CPU, labels out of range and class weights that do not sum to 1.
         """
         foreign = not isinstance(batch, MixedBatch)
         mixed = as_mixed_batch(batch, self.num_classes if labelled else None)
-        inputs, labels = mixed.inputs, mixed.label_mix.labels
-        if isinstance(inputs, Tensor):
-            if not inputs.is_floating_point():
-                raise InputError(
-                    f"batch: expected normalised floating point images, got {kind_of(inputs)}; give the Trainer the "
-                    "data module instead of its loader"
-                )
-            if inputs.dtype == torch.float64 and dtype is not None:
-                mixed = mixed._replace(inputs=inputs.to(dtype))
+        labels = mixed.label_mix.labels
+        if not foreign:  # which is checked already
+            check_inputs("batch: inputs", mixed.inputs)
+            not_raw(mixed.inputs, "give the Trainer the data module instead of its loader")
+        if dtype is not None and any(one.dtype == torch.float64 for one in tensors_in(mixed.inputs)):
+            narrow = on_each(lambda one: one.to(dtype) if one.dtype == torch.float64 else one, mixed.inputs)
+            mixed = mixed._replace(inputs=narrow)
         if can_look(labels):
             if labelled and not foreign:
                 labels_in_range("batch: labels", labels, self.num_classes)
         elif labelled:
-            mixed = self._make_safe(mixed, images_and_targets(batch)[1] if foreign else labels)
+            mixed = self._make_safe(mixed, inputs_and_targets(batch)[1] if foreign else labels)
         return mixed
 
     def _make_safe(self, mixed: MixedBatch, targets: Tensor) -> MixedBatch:

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from ida_lightning.inputs import Inputs, on_each
 from ida_lightning.models import logits_of
 from ida_lightning.modules.options import Layout
 
@@ -80,6 +81,6 @@ def _seconds(network: nn.Module, images: Tensor, device: torch.device, autocast:
     return time.perf_counter() - begin
 
 
-def channels_last(images: Tensor) -> Tensor:
+def channels_last(inputs: Inputs) -> Inputs:
     """Lay images ``(batch, channels, height, width)`` out with the channels last; what else comes stays as it is."""
-    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+    return on_each(lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, inputs)

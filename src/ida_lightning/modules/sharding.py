@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 
@@ -26,8 +26,10 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _WHOLE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
-def processes_of(trainer: L.Trainer | None) -> DeviceMesh | None:
-    """Return the processes of a fit, over which weights can be shared out; None for one process, which is logged."""
+def processes_of(trainer: L.Trainer | None, strategies: Collection[str] = ("shard",)) -> DeviceMesh | None:
+    """Return the processes of a fit, if there are teachers to share out; None for one process, which is logged."""
+    if "shard" not in strategies:
+        return None
     if trainer is None or trainer.world_size == 1:
         rank_zero_info("teacher_strategy: there is one process, which holds the whole teacher")
         return None
@@ -35,7 +37,7 @@ def processes_of(trainer: L.Trainer | None) -> DeviceMesh | None:
 
 
 @contextmanager
-def without_values() -> Iterator[None]:
+def without_values(wanted: bool = True) -> Iterator[None]:
     """Build networks whose parameters are on the meta device; their buffers are real, also those in no state dict.
 
     Example:
@@ -50,6 +52,9 @@ def without_values() -> Iterator[None]:
             return None  # leaves it
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
+    if not wanted:
+        yield
+        return
     handle = register_module_parameter_registration_hook(drop)  # type: ignore[arg-type]  # it may return a parameter
     try:
         yield
@@ -90,6 +95,22 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
         raise InputError(
             f"teacher_strategy: expected replicate, as FSDP2 cannot share this teacher out: {reason}"
         ) from error
+
+
+def share_out(network: nn.Module, mesh: DeviceMesh, tensors: Mapping[str, Tensor]) -> None:
+    """Share a network out and load the rows of this process; see :func:`shard` and :func:`load_shares`."""
+    shard(network, mesh)
+    load_shares(network, tensors)
+
+
+def refuse_conversion(fn: Callable[[Tensor], Tensor], device: torch.device, precision: str | None) -> None:
+    """Refuse what ``nn.Module.to`` and its like would make of shares, if that is another precision than their own."""
+    dtype = fn(torch.empty(0, device=device)).dtype
+    if precision is None and dtype != torch.float32:
+        raise InputError(
+            "teacher_strategy: expected replicate, a mixed precision or a teacher_precision where all weights become "
+            f"{dtype}, got shard"
+        )
 
 
 def load_shares(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

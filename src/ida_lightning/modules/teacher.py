@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.nn import functional as F
 
 from ida_lightning.errors import InputError
 from ida_lightning.files import digest_of_file
+from ida_lightning.inputs import Inputs, device_of, on_each, rows_in, take_rows
 from ida_lightning.models import (
     ImageInput,
+    Vocabulary,
     Weights,
+    check_vocabulary,
     chosen_outputs,
+    converted,
     failure,
     fingerprint,
     fitting_tensors,
-    has_new_head,
     is_of_a_hub,
     known_outputs,
-    load_weights,
     logits_of,
     outputs_in,
     pretrained_input,
+    run_network,
 )
+from ida_lightning.modules import adaptation, sharding
 from ida_lightning.modules.layout import channels_last, convolves
 from ida_lightning.modules.options import Teacher, built_for
-from ida_lightning.modules.sharding import agreed, load_shares, shard, without_values
-from ida_lightning.modules.teacher_fit import adaptation, check_classes, check_pretrained
 
 
 class FrozenTeacher:
@@ -44,8 +44,8 @@ class FrozenTeacher:
     Args:
         options: which network, with which weights and precision.
         num_classes: width its output must have.
-        in_channels: channels of the images it will see.
-        image_size: pixels of the images it will see.
+        in_channels: channels of the images it will see, where the data module does not say it.
+        image_size: pixels of the images it will see, likewise.
         compile_args: of ``torch.compile``; None for eager.
 
     Attributes:
@@ -67,7 +67,8 @@ class FrozenTeacher:
     ) -> None:
         self.source = cast("str | nn.Module", options.network)  # a list of teachers is FrozenTeachers
         self.num_classes = num_classes
-        self.input_shape: tuple[int, ...] = (in_channels, image_size, image_size)
+        self.in_channels = in_channels
+        self.image_size = image_size
         self.checkpoint = options.checkpoint
         self.args = options.args or {}
         if isinstance(self.source, str) and is_of_a_hub(self.source) and self.checkpoint is None:
@@ -83,75 +84,93 @@ class FrozenTeacher:
         self.file_sha256: str | None = None
         self.channels_last = False
         self.class_names: list[str] | None = None
+        self._first: Callable[[int], None] | None = None  # is told how many outputs it has by its first answer
         self._choice: Tensor | None = None  # of its outputs
         self._adapt: tuple[Tensor, Tensor, int] | None = None  # factor, shift, size
 
     def prepare(
-        self, class_names: list[str] | None, image_input: ImageInput | None = None, mesh: DeviceMesh | None = None
+        self,
+        class_names: list[str] | None,
+        image_input: ImageInput | None = None,
+        example: Callable[[], Inputs | None] | None = None,
+        vocabulary: Vocabulary | None = None,
+        mesh: DeviceMesh | None = None,
     ) -> None:
-        """Build the network, load its weights, freeze it, and try it on a blank image.
+        """Build the network, load its weights, freeze it, and try it.
 
         Args:
             class_names: what the student's outputs stand for, if known; compared with what the weight file says.
             image_input: what images the student sees, if known. If the teacher was trained on others (its weight file
                 or timm says so), those are made from the student's, after mixing: the two see the same picture.
-            mesh: the processes that hold a teacher of the strategy ``"shard"``, all of which must call this and ask it
-                equally often; None makes it whole here.
+            example: gives inputs to try it on, or None, and then the first batch is the trial; without it there are
+                blank images.
+            vocabulary: of the tokenizer whose numbers it will be given, where there is one.
+            mesh: the processes to share its weights out to, if it asks for it; all of them must call this.
 
         Raises:
             InputError: for a named network without weights, weights that are missing, damaged or do not fit, and
                 a network made for other images or other classes.
         """
         if isinstance(self.source, str) and self.checkpoint is None:
-            check_pretrained(self.source, self.args, None if self.classes is not None else self.num_classes)
+            adaptation.check_pretrained(self.source, self.args, None if self.classes is not None else self.num_classes)
         self.mesh = mesh = mesh if self.strategy == "shard" else None
-        weights = None if self.checkpoint is None else self._read_weights(self.checkpoint)
+        weights: Weights | None = None
+        if self.checkpoint is not None:
+            self.file_sha256, weights = adaptation.read_finished(self.checkpoint, mapped=mesh is not None)
         width = self.num_classes if self.classes is None else outputs_in(weights, self.source)
+        channels = self.in_channels if image_input is None else len(image_input.mean)
         from_file = weights is not None and not self.args.get("pretrained")
-        with without_values() if from_file and mesh is not None else nullcontext():
-            network = built_for("teacher", self.source, width, self.input_shape[0], self.args)
+        with sharding.without_values(from_file and mesh is not None):
+            network = built_for("teacher", self.source, width, channels, self.args)
         trained_on = pretrained_input(network) if self.args.get("pretrained") else None
-        expects_ours = trained_on is not None and weights is None and self.classes is None
-        if expects_ours and has_new_head(network, self.num_classes):
-            raise InputError(
-                f"teacher: expected the student's {self.num_classes} classes, the pretrained {self.source!r} has "
-                "others; give a teacher_checkpoint that was trained on these classes, or teacher_classes"
-            )
+        expects_ours = bool(self.args.get("pretrained")) and weights is None and self.classes is None
+        if expects_ours:
+            adaptation.check_head(network, self.source, self.num_classes)
         tensors: Mapping[str, Tensor] = {}
         if weights is not None and self.checkpoint is not None:
             if self.classes is None:
-                check_classes(weights.class_names, class_names)
+                adaptation.check_classes(weights.class_names, class_names)
                 self.class_names = weights.class_names
             tensors = fitting_tensors(network, weights, self.checkpoint, "teacher_checkpoint")
             trained_on = weights.image_input
+        if vocabulary is not None:
+            check_vocabulary(network, vocabulary, "teacher")
         trained_on = self.image_input or trained_on
         for parameter in network.parameters():  # not requires_grad_, which a scripted network refuses
             parameter.requires_grad = False
         if mesh is not None:
-            shard(network, mesh)
-            load_shares(network, tensors)
+            sharding.share_out(network, mesh, tensors)
         elif tensors:
             network.load_state_dict(tensors, strict=False)
         self.network = network.eval()
         self.fingerprint = fingerprint(network)
-        self._adapt = adaptation(trained_on, image_input, self._device)
+        self._adapt = adaptation.adaptation(trained_on, image_input, self._device)
         if self._adapt is not None:
             rank_zero_info(f"teacher: gets images of its own kind, {trained_on}, the student {image_input}")
         self._choice = None
         self.lay_out(self.channels_last)
-        width = self._check_output()
-        if self.classes is not None:
-            names = (weights and weights.class_names) or known_outputs(self.source, network, width)
-            choice = chosen_outputs(self.classes, width, names, class_names, self.num_classes)
-            self._choice = torch.tensor(choice, device=self._device)
-        if self.compile_args is not None and mesh is not None:
-            rank_zero_info("teacher: runs uncompiled, as its weights are gathered between its parts")
-        elif self.compile_args is not None:
-            if isinstance(network, torch.jit.ScriptModule):
-                raise InputError(
-                    "compile_args: expected none with a teacher that is TorchScript, which is compiled already"
-                )
-            network.compile(**self.compile_args)  # in place: names in the state dict stay
+        if self.compile_args is not None and isinstance(network, torch.jit.ScriptModule):
+            raise InputError(
+                "compile_args: expected none with a teacher that is TorchScript, which is compiled already"
+            )
+        said = weights and weights.class_names
+
+        def first(width: int) -> None:
+            """Take what the network gives: so many outputs."""
+            if self.classes is not None:
+                names = said or known_outputs(self.source, network, width)
+                choice = chosen_outputs(self.classes, width, names, class_names, self.num_classes)
+                self._choice = torch.tensor(choice, device=self._device)
+            if self.compile_args is not None and mesh is not None:
+                rank_zero_info("teacher: runs uncompiled, as its weights are gathered between its parts")
+            elif self.compile_args is not None:
+                network.compile(**self.compile_args)  # in place: names in the state dict stay
+
+        self._first = first
+        size = self.image_size
+        inputs = torch.zeros(2, channels, size, size) if example is None else example()
+        if inputs is not None:
+            self._try(inputs)
 
     def lay_out(self, last: bool) -> None:
         """Lay the weights out in memory, now or once they are there; what a network without convolutions has stays."""
@@ -167,20 +186,11 @@ class FrozenTeacher:
 
     @property
     def _device(self) -> torch.device:
-        parameters = iter(()) if self.network is None else self.network.parameters()
-        return next((parameter.device for parameter in parameters), torch.device("cpu"))
+        return next((p.device for p in (self.network or nn.Module()).parameters()), torch.device("cpu"))
 
     def agreed(self, mine: bool) -> bool:
         """Say whether something is so on every process that holds a share of the teacher; all of them must ask."""
-        return mine if self.mesh is None else agreed(self.mesh, mine)
-
-    def _read_weights(self, path: str) -> Weights:
-        self.file_sha256 = digest_of_file(path)
-        weights = load_weights(path, "teacher_checkpoint", mapped=self.mesh is not None)
-        if digest_of_file(path) != self.file_sha256:
-            replaced = "which another process has replaced while it was read"
-            raise InputError(f"teacher_checkpoint: expected a finished file, got {path}, {replaced}")
-        return weights
+        return mine if self.mesh is None else sharding.agreed(self.mesh, mine)
 
     def facts(self, precision: str) -> dict[str, Any]:
         """Return all that decides about the answers to given images, as plain values.
@@ -210,38 +220,35 @@ class FrozenTeacher:
             **({"layout": "channels_last"} if self.channels_last else {}),  # older folders say nothing of it
         }
 
-    def _check_output(self) -> int:
-        """Try the network on a blank image; returns how many outputs it has."""
+    def _try(self, inputs: Inputs) -> None:
+        """Run the network on a few rows, and take what it gives."""
+        first, self._first = self._first, None
         like = next((p for p in self.network.parameters()), torch.zeros(1))  # type: ignore[union-attr]
         if like.device.type == "meta":
             raise InputError("teacher: expected weights, got a network on the meta device, which has none")
         devices = [like.device] if like.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             try:
-                logits = self(torch.zeros(1, *self.input_shape, device=like.device))
+                logits = self(on_each(lambda tensor: tensor.to(like.device), inputs))
             except InputError:
                 raise
             except Exception as error:
-                raise failure("teacher", self.input_shape, error) from error
-        expected = (1, self.num_classes if self.classes is None else logits.shape[-1])
-        if logits.shape != expected:
+                raise failure("teacher", inputs, error) from error
+        rows = rows_in(inputs)
+        if logits.shape != (rows, self.num_classes if self.classes is None else logits.shape[-1]):
             raise InputError(
                 f"teacher: expected logits of the student's {self.num_classes} classes, got output of shape "
-                f"{tuple(logits.shape)} for one image"
+                f"{tuple(logits.shape)} for {rows} rows"
             )
-        return int(logits.shape[1])
+        if first is not None:
+            first(int(logits.shape[1]))
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Apply ``fn``, which ``nn.Module.to`` and its like apply to every tensor."""
         if self.network is None:
             return
         if self.mesh is not None:  # its shares stay where the mesh is
-            dtype = fn(torch.empty(0, device=self._device)).dtype
-            if self.precision is None and dtype != torch.float32:
-                raise InputError(
-                    "teacher_strategy: expected replicate, a mixed precision or a teacher_precision where all weights "
-                    f"become {dtype}, got shard"
-                )
+            sharding.refuse_conversion(fn, self._device, self.precision)
             return
 
         def moved(tensor: Tensor) -> Tensor:
@@ -256,7 +263,7 @@ class FrozenTeacher:
         if self._choice is not None:
             self._choice = self._choice.to(moved(torch.empty(0, device=self._choice.device)).device)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, inputs: Inputs) -> Tensor:
         """Logits ``(batch, classes)`` in float32 or better, without a graph.
 
         Raises:
@@ -265,28 +272,27 @@ class FrozenTeacher:
         if self.network is None or self.network.training:
             state = "not built yet" if self.network is None else "in train mode"
             raise InputError(f"teacher: expected a network in eval mode, it is {state}")
+        if self._first is not None:  # the data could not be asked for an example
+            self._try(take_rows(inputs, slice(2)))
         # What FSDP2 gathers into is kept, and a step of training cannot use what was made in inference mode.
         with torch.inference_mode(torch.is_inference_mode_enabled() and self.mesh is None), torch.no_grad():
-            if self._adapt is not None:
-                factor, shift, size = self._adapt
-                images = torch.addcmul(shift.to(images.dtype), images, factor.to(images.dtype))
-                if images.shape[-1] != size:
-                    images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
-            logits = self._forward(channels_last(images) if self.channels_last else images)
+            if self._adapt is not None and isinstance(inputs, Tensor):
+                inputs = adaptation.adapted(inputs, *self._adapt)
+            logits = self._forward(channels_last(inputs) if self.channels_last else inputs)
             if self._choice is not None:
                 logits = logits.index_select(1, self._choice)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _forward(self, images: Tensor) -> Tensor:
-        network = cast(nn.Module, self.network)
+    def _forward(self, inputs: Inputs) -> Tensor:
+        network, device = cast(nn.Module, self.network), device_of(inputs)
         if self.precision is None:
-            weights = next((p.dtype for p in network.parameters() if p.is_floating_point()), images.dtype)
-            if weights != images.dtype and not torch.is_autocast_enabled(images.device.type):
-                images = images.to(weights)  # a teacher in float16 that was given from Python, say
-            return logits_of(network(images), "teacher")
+            weights = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
+            if weights is not None and not torch.is_autocast_enabled(device.type):
+                inputs = converted(inputs, device, weights)  # for a teacher in float16 that was given from Python, say
+            return logits_of(run_network(network, inputs), "teacher")
         dtype = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}[self.precision]
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            return logits_of(network(images.float()), "teacher")
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return logits_of(run_network(network, converted(inputs, device, torch.float32)), "teacher")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         """Return itself: copies of the student share the teacher."""

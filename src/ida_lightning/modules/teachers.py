@@ -12,9 +12,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from ida_lightning.blending import blend_answers, finite_or_zero, in_order, trust_by_order
 from ida_lightning.errors import InputError
 from ida_lightning.files import joint_digest
+from ida_lightning.inputs import Inputs
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.metrics import violated_rows
-from ida_lightning.models import ImageInput
+from ida_lightning.models import ImageInput, Vocabulary
 from ida_lightning.modules.options import Teacher, TeacherBlend
 from ida_lightning.modules.sharding import agreed
 from ida_lightning.modules.teacher import FrozenTeacher
@@ -54,7 +55,12 @@ class FrozenTeachers:
         self.source = ", ".join(self.names)
 
     def prepare(
-        self, class_names: list[str] | None, image_input: ImageInput | None = None, mesh: DeviceMesh | None = None
+        self,
+        class_names: list[str] | None,
+        image_input: ImageInput | None = None,
+        example: Callable[[], Inputs | None] | None = None,
+        vocabulary: Vocabulary | None = None,
+        mesh: DeviceMesh | None = None,
     ) -> None:
         """Build them one after the other; see :meth:`FrozenTeacher.prepare`.
 
@@ -64,7 +70,7 @@ class FrozenTeachers:
         known: tuple[str, list[str]] | None = None
         for name, member in zip(self.names, self.members, strict=True):
             try:
-                member.prepare(class_names, image_input, mesh)
+                member.prepare(class_names, image_input, example, vocabulary, mesh)
             except InputError as error:
                 raise InputError(f"teacher {name}: {error}") from error
             if known is not None and member.class_names not in (None, known[1]):
@@ -75,9 +81,9 @@ class FrozenTeachers:
             if member.class_names is not None:
                 known = name, member.class_names
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits ``(batch, classes)`` of all together, of images whose labels nobody asks about: no order, no trust."""
-        return self._blended([member(images) for member in self.members])
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Logits ``(batch, classes)`` of all together, of inputs whose labels nobody asks about: no order, no trust."""
+        return self._blended([member(inputs) for member in self.members])
 
     def blend(self, answers: Sequence[Tensor], mix: LabelMix) -> tuple[Tensor, Tensor | None]:
         """Return logits that stand for the answers of all, and each one's weight on every row where trust decides.
@@ -133,16 +139,6 @@ class FrozenTeachers:
     def file_sha256(self) -> str | None:
         """Of all weight files as they were when they were loaded; None if there are none."""
         return joint_digest([member.file_sha256 for member in self.members])
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Channels, height and width of the images they will see."""
-        return self.members[0].input_shape
-
-    @input_shape.setter
-    def input_shape(self, shape: tuple[int, ...]) -> None:
-        for member in self.members:
-            member.input_shape = shape
 
     @property
     def compile_args(self) -> dict[str, Any] | None:

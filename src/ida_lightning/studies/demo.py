@@ -18,6 +18,7 @@ from ida_lightning.cli import IDACLI, Parser
 from ida_lightning.cli.help import COMMANDS
 from ida_lightning.data import MixingDataModule
 from ida_lightning.files import replacing
+from ida_lightning.inputs import as_pictures
 from ida_lightning.isotonic import correct_soft_labels
 from ida_lightning.methods import IsotonicSoftLabelCallback
 from ida_lightning.metrics import moved_mass, violated_rows
@@ -106,7 +107,7 @@ def draw_picture(data: MixingDataModule, module: DistillationModule, correction:
     violations = int(violated_rows(soft_labels, batch.label_mix).sum())
     shown = moved_mass(soft_labels, corrected).topk(min(_SHOWN, len(soft_labels))).indices
     figure = plot_corrections(
-        data.denormalise(batch.inputs[shown]),
+        data.denormalise(as_pictures("data", batch.inputs)[shown]),
         batch.label_mix.select(shown),
         soft_labels[shown],
         corrected[shown],

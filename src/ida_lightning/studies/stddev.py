@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ida_lightning.data import Augmentation, MixingDataModule
 from ida_lightning.errors import InputError
+from ida_lightning.inputs import as_pictures
 from ida_lightning.metrics import prediction_entropy
 from ida_lightning.metrics.running import TeacherStddev
 from ida_lightning.mixing import Mixing, mix_images
@@ -78,7 +79,7 @@ def measure_stddev(
     metrics: dict[str, TeacherStddev] = {}
     rows = 0
     for epoch, number, plain in training_batches(view, batches, device, progress):
-        images, rng = plain.inputs, view.batch_generator(epoch, number)
+        images, rng = as_pictures("stddev_batches", plain.inputs), view.batch_generator(epoch, number)
         answers = _answers(data, data.augmentation.apply(images, rng, data.mean), rng, teacher, student)
         rows += len(images)  # a pick is half of two batches
         for name, logits in answers.items():

@@ -9,9 +9,10 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
-from ida_lightning.data import MixingDataModule
+from ida_lightning.data import LabelledDataModule
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.lightning_internals import set_max_epochs
+from ida_lightning.methods import InnerMixingCallback
 from ida_lightning.modules import DistillationModule
 from ida_lightning.modules.recording import TeacherRecorder
 
@@ -28,9 +29,9 @@ def teach(
     of processes; what differs is named when they start.
 
     Args:
-        trainer: its devices, precision and progress bar are used; its callbacks and loggers are not.
+        trainer: its devices, precision, progress bar and InnerMixingCallback are used; other callbacks and loggers not.
         model: a DistillationModule with ``teacher_outputs``.
-        datamodule: a MixingDataModule.
+        datamodule: a LabelledDataModule.
         epochs: how many; none takes the cycle of ``teacher_outputs``, or else the Trainer's ``max_epochs``.
 
     Raises:
@@ -38,15 +39,16 @@ def teach(
     """
     if not isinstance(model, DistillationModule):
         raise InputError(f"model: expected a DistillationModule, got {type(model).__name__}")
-    if not isinstance(datamodule, MixingDataModule):
-        raise InputError(f"data: expected a MixingDataModule, got {type(datamodule).__name__}")
+    if not isinstance(datamodule, LabelledDataModule):
+        raise InputError(f"data: expected a LabelledDataModule, got {type(datamodule).__name__}")
     recorder = TeacherRecorder(model)
     options = recorder.answers.options
     assert options is not None
     wanted = epochs if epochs is not None else options.cycle or trainer.max_epochs
     epochs = at_least("epochs", -1 if wanted is None else wanted, 1)
     set_max_epochs(trainer, epochs)
-    trainer.callbacks = [bar for bar in trainer.callbacks if isinstance(bar, ProgressBar)]  # type: ignore[attr-defined]
+    kept = (ProgressBar, InnerMixingCallback)  # the answers are to what is mixed in the teacher
+    trainer.callbacks = [one for one in trainer.callbacks if isinstance(one, kept)]  # type: ignore[attr-defined]
     trainer.loggers = []
     datamodule.prepare_data()
     datamodule.setup("fit")

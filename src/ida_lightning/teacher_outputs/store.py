@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ida_lightning.errors import InputError
+from ida_lightning.inputs import Inputs, tensors_in
 from ida_lightning.locks import OutputLock
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.teacher_outputs.encoding import Answers, Encoding
@@ -46,7 +47,7 @@ class OutputStore:
     """Reads the answers to a batch, or writes them, and makes sure that they are answers to exactly these images.
 
     A folder has one file for every epoch and process, ``epoch_0003-rank_0.npy``. With every batch the positions of its
-    images in the data set are stored, and with the first of an epoch a checksum of its pixels; both are compared.
+    images in the data set are stored, and with the first of an epoch a checksum of what it shows; both are compared.
 
     Args:
         folder: of the answers.
@@ -76,7 +77,7 @@ class OutputStore:
         Raises:
             InputError: if the answers are to other images; on an accelerator :meth:`check` reports it.
         """
-        file, rows = self._file_of(place.epoch), len(batch.inputs)
+        file, rows = self._file_of(place.epoch), len(batch.index)
         for exact in _EXACT.values():
             record = file.read(place.batch, self._fields(rows, exact))
             if record is not None:
@@ -86,7 +87,7 @@ class OutputStore:
         self._compare(place, batch, record)
         answers = self.encoding.decode(record, rows, self.classes, batch.label_mix)
         self.recorded = self.recorded._replace(read=self.recorded.read + 1)
-        return answers.to(batch.inputs.device)
+        return answers.to(batch.index.device)
 
     def write(self, place: Place, batch: MixedBatch, logits: Tensor) -> Answers:
         """Store the answers to a batch; returns them as :meth:`read` will.
@@ -94,7 +95,7 @@ class OutputStore:
         Raises:
             InputError: if another process records into this folder, or there is no room.
         """
-        file, rows = self._file_of(place.epoch), len(batch.inputs)
+        file, rows = self._file_of(place.epoch), len(batch.index)
         content = {
             **self.encoding.encode(logits, batch.label_mix),
             "index": batch.index.cpu().numpy(),
@@ -193,5 +194,8 @@ class OutputStore:
         )
 
 
-def _checksum(images: Tensor) -> int:
-    return zlib.crc32(images.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+def _checksum(inputs: Inputs) -> int:
+    checksum = 0
+    for tensor in tensors_in(inputs):
+        checksum = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data, checksum)
+    return checksum

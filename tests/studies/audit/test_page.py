@@ -36,7 +36,7 @@ def test_the_page_opens_with_the_most_changed_images():
 
 def test_the_examples_are_those_of_a_slow_computation():
     torch.manual_seed(3)
-    look = MostChanged("cutmix", "probabilities", 2.0, list("abcde"), lambda images: images + 0.5)
+    look = MostChanged("cutmix", "probabilities", 2.0, list("abcde"), lambda images, rows, inner: images[rows] + 0.5)
     expected = []
     for batch in range(3):
         images = torch.full((16, 1, 2, 2), batch / 10) + torch.arange(16)[:, None, None, None] / 1000

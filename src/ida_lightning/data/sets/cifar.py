@@ -16,8 +16,8 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.checks import path_like, whole_numbers
-from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
+from ida_lightning.data.pictures import MixingDataModule
 from ida_lightning.errors import InputError, flag, one_of, whole_number
 
 

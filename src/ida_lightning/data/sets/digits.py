@@ -8,8 +8,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
+from ida_lightning.data.pictures import MixingDataModule
 from ida_lightning.errors import at_least
 
 _VAL, _TEST = 180, 360

@@ -11,8 +11,8 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.checks import path_like
-from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
+from ida_lightning.data.pictures import MixingDataModule
 from ida_lightning.errors import InputError, flag, whole_number
 
 _FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]

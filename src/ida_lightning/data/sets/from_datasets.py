@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ida_lightning.checks import function, pixel_deviations, pixel_means, text, texts
-from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import DecodedImages, attribute_of, labels_of
 from ida_lightning.data.in_memory import InMemoryImages, carve
 from ida_lightning.data.labels import classes_counted, not_negative
+from ida_lightning.data.pictures import MixingDataModule
 from ida_lightning.errors import InputError, at_least, flag, kind_of, share
 
 

@@ -13,7 +13,6 @@ from torchvision.transforms import v2
 
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.checks import function, path_like, pixel_deviations, pixel_means
-from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import DecodedImages, middle_of
 from ida_lightning.data.image_files import (
     ImageFiles,
@@ -24,6 +23,7 @@ from ida_lightning.data.image_files import (
     summary_of,
 )
 from ida_lightning.data.in_memory import carve
+from ida_lightning.data.pictures import MixingDataModule
 from ida_lightning.data.stored import say_unreadable, store_in_file, store_in_memory, unreadable_files
 from ida_lightning.errors import InputError, at_least, flag, one_of, positive_share, share
 

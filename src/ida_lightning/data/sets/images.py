@@ -8,9 +8,9 @@ from typing import Any
 from torchvision.transforms import v2
 
 from ida_lightning.checks import path_like, pixel_deviations, pixel_means, texts
-from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.decoded import DecodedImages, middle_of
 from ida_lightning.data.image_files import list_images
+from ida_lightning.data.pictures import MixingDataModule
 from ida_lightning.errors import InputError, at_least, positive_share
 
 

@@ -20,9 +20,9 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from ida_lightning.augment.augmentation import Augmentation
 from ida_lightning.checks import path_like
-from ida_lightning.data.base import MixingDataModule
 from ida_lightning.data.image_files import UNREADABLE, read_image
 from ida_lightning.data.in_memory import InMemoryImages, stratified_split
+from ida_lightning.data.pictures import MixingDataModule
 from ida_lightning.errors import InputError, at_least, flag
 from ida_lightning.files import replacing
 

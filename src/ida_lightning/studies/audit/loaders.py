@@ -8,17 +8,17 @@ from itertools import chain, islice
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ida_lightning.adapters import as_mixed_batch
-from ida_lightning.data import MixingDataModule
+from ida_lightning.data import InMemoryInputs, LabelledDataModule
 from ida_lightning.data.decoded import attribute_of
 from ida_lightning.errors import InputError, at_least
-from ida_lightning.mixing import MixedBatch, Mixing, mix_batch
-from ida_lightning.models import logits_of
+from ida_lightning.inputs import on_each
+from ida_lightning.mixing import MixedBatch, Mixing
+from ida_lightning.models import logits_of, run_network
 from ida_lightning.modules import DistillationModule
 from ida_lightning.studies.audit.report import Report
 from ida_lightning.studies.audit.run import write_audit
@@ -26,7 +26,7 @@ from ida_lightning.studies.audit.verdict import Verdict
 
 
 def audit_teacher(
-    teacher: Callable[[Tensor], Any],
+    teacher: Callable[..., Any],
     loader: Iterable[Any],
     methods: Sequence[L.Callback] = (),
     mixing: Mixing = Mixing(),  # noqa: B008 (frozen)
@@ -40,13 +40,13 @@ def audit_teacher(
     it was afterwards. The images are mixed here, so the loader gives them unmixed, as the teacher is to see them.
 
     Args:
-        teacher: a module, which is asked on its device and in evaluation mode, or any function, from images to logits
+        teacher: a module, which is asked on its device and in evaluation mode, or any function, from inputs to logits
             ``(batch, classes)``.
-        loader: of ``(images, labels)``, see :func:`ida_lightning.as_mixed_batch`: images float
-            ``(batch, channels, height, width)``, labels int64 ``(batch,)``.
+        loader: of ``(inputs, labels)``, see :func:`ida_lightning.as_mixed_batch`: images float
+            ``(batch, channels, height, width)`` or inputs of any other kind, labels int64 ``(batch,)``.
         methods: that a run would use. What is measured of them is measured as they are configured; the message and
             the report name those that are not.
-        mixing: that a run would use.
+        mixing: that a run would use; ``Mixing("mixup")`` for inputs that are no images.
         temperature: of the soft labels.
         batches: how many; None for about 10,000 images, or one pass if that is shorter.
         out: the folder for audit.json, audit.csv, audit.png and audit.html.
@@ -72,12 +72,11 @@ def audit_teacher(
     with _as_it_was(module):
         device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
         first, loader = _first_of(loader)
+        inputs = on_each(lambda tensor: tensor.to(device), first.inputs)
         with torch.no_grad():
-            classes = logits_of(module.eval()(first.inputs.to(device)), "teacher").shape[1]
+            classes = logits_of(run_network(module.eval(), inputs), "teacher").shape[1]
         data = _LoaderData(loader, first, classes, mixing, batches)
-        model = DistillationModule(
-            module, nn.Identity(), classes, data.channels, data.image_size, temperature=temperature
-        )
+        model = DistillationModule(module, nn.Identity(), classes, temperature=temperature)
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=1 if device.index is None else [device.index],
@@ -93,12 +92,12 @@ def audit_teacher(
 class _Function(nn.Module):
     """A function as a module."""
 
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, images: Tensor) -> Any:
-        return self.function(images)
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        return self.function(*inputs, **named)
 
 
 class _Batches(Sized, Iterable[MixedBatch]):
@@ -121,22 +120,21 @@ class _Batches(Sized, Iterable[MixedBatch]):
             raise InputError(f"loader: expected {self.count} batches, got {number}")
 
 
-class _LoaderData(MixingDataModule):
-    """The batches of a loader, as an audit reads a data module: images float, normalised by whoever made them."""
+class _LoaderData(LabelledDataModule):
+    """The batches of a loader, as an audit reads a data module: inputs normalised by whoever made them."""
 
     def __init__(
         self, loader: Iterable[Any], first: MixedBatch, classes: int, mixing: Mixing, batches: int | None
     ) -> None:
-        _, self.channels, self.image_size, _ = first.inputs.shape
-        self.mean, self.std = (0.0,) * self.channels, (1.0,) * self.channels
         names = attribute_of(attribute_of(loader, "dataset"), "classes")
         self.class_names = [str(name) for name in names or range(classes)]
         if len(self.class_names) != classes:
             raise InputError(f"teacher: expected the loader's {len(self.class_names)} classes, got {classes}")
-        super().__init__(batch_size=len(first.inputs), mixing=mixing)
+        super().__init__(batch_size=len(first.index), mixing=mixing)
         length = len(loader) if isinstance(loader, Sized) else None
         if length is None and batches is None:
             raise InputError("batches: expected a number for a loader that does not know its length, got None")
+        self.splits = {"first batch": InMemoryInputs(first.inputs, first.label_mix.labels[:, 0])}  # to try a teacher on
         self.batches = _Batches(loader, min(n for n in (length, batches) if n is not None), classes)
 
     def load(self) -> dict[str, Any]:
@@ -156,11 +154,6 @@ class _LoaderData(MixingDataModule):
         inside = (low >= 0) & (high <= 1)
         low, high = (torch.where(inside, bound, end)[:, None, None, None] for bound, end in ((0, low), (1, high)))
         return (images - low) / (high - low).clamp(min=1e-6)
-
-    def mix(self, batch: MixedBatch, rng: np.random.Generator) -> MixedBatch:
-        """Mix images that are normalised."""
-        plan = self.mixing.draw(len(batch.inputs), (batch.inputs.shape[2], batch.inputs.shape[3]), rng)
-        return batch if plan is None else mix_batch(plan, batch)
 
 
 def _first_of(loader: Iterable[Any]) -> tuple[MixedBatch, Iterable[Any]]:

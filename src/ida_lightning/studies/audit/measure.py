@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import replace
 from itertools import islice
@@ -11,10 +12,11 @@ from typing import NamedTuple, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DistributedSampler
 
-from ida_lightning.data import MixingDataModule
+from ida_lightning.data import LabelledDataModule
+from ida_lightning.data_facts import facts_from
 from ida_lightning.errors import InputError
+from ida_lightning.inputs import Inputs, is_picture
 from ida_lightning.isotonic import Space, correct_soft_labels
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.metrics import kl_divergence, moved_mass, order_statistics, violated_rows
@@ -29,6 +31,8 @@ Revise = Callable[[Tensor, LabelMix, float], Tensor]
 """From soft labels, their mixes and the temperature to revised soft labels."""
 Look = Callable[[str, MixedBatch, Tensor], None]
 """Looks at the way of mixing, a batch of it and the teacher's logits."""
+
+Inside = Callable[[MixedBatch, int, int], AbstractContextManager[None]]
 
 
 class Rows(NamedTuple):
@@ -54,9 +58,31 @@ def corrected_name(quantity: str, space: str, temperature: float) -> str:
     return f"{quantity}/{space}/T{temperature:g}"
 
 
-def audited_mixings(configured: Mixing) -> dict[str, Mixing]:
-    """Return the audited ways of mixing by name: alpha as configured, every image mixed, draws per sample."""
-    kinds: list[MixingKind] = ["mixup", "cutmix", "both"]
+def takes_rectangles(data: LabelledDataModule) -> bool:
+    """Say whether inputs have height and width, so that CutMix is among the ways of mixing them.
+
+    Raises:
+        InputError: for a configured way of mixing that needs them where there are none.
+    """
+    if data.inner_layers:
+        return False
+    if is_picture(facts_from(data).example()):
+        return True
+    if data.mixing.kind not in ("none", "mixup"):
+        raise InputError(
+            f"mixing.kind: expected mixup or none for inputs without height and width, got {data.mixing.kind}"
+        )
+    return False
+
+
+def audited_mixings(configured: Mixing, rectangles: bool = True) -> dict[str, Mixing]:
+    """Return the audited ways of mixing by name: alpha as configured, every image mixed, draws per sample.
+
+    Args:
+        configured: in the run.
+        rectangles: whether CutMix is among them.
+    """
+    kinds: list[MixingKind] = ["mixup", "cutmix", "both"] if rectangles else ["mixup"]
     if configured.kind == "mosaic":
         kinds.append("mosaic")
     common = replace(configured, kind="mixup", probability=1.0, cutmix_share=0.5, per_sample=True)
@@ -68,15 +94,16 @@ def audited_mixings(configured: Mixing) -> dict[str, Mixing]:
 
 
 def measure(
-    data: MixingDataModule,
+    data: LabelledDataModule,
     batches: int | None,
     temperature: float,
-    teacher: Callable[[Tensor], Tensor],
+    teacher: Callable[[Inputs], Tensor],
     device: torch.device,
     revise: Revise,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     stored: OutputStore | None = None,
     look: Look = lambda mixing, batch, logits: None,
+    inside: Inside = lambda batch, epoch, number: nullcontext(),
 ) -> dict[str, Rows]:
     """Show the teacher training images of the run's first steps, clean and mixed in every way, and validation images.
 
@@ -88,12 +115,13 @@ def measure(
         data: set up.
         batches: how many; see :func:`training_batches`.
         temperature: of the soft labels.
-        teacher: from images to logits.
+        teacher: from inputs to logits.
         device: where the images go.
         revise: the label revision that is measured beside the correction.
         progress: wraps the numbers of the batches, to show how far it is.
         stored: the teacher's answers to the run's own pictures, read in its place where they are those looked at.
         look: is called with every mixed batch and the teacher's logits of it.
+        inside: gives a context in which the teacher mixes a batch inside, by epoch and number.
 
     Returns:
         The measured rows, by way of mixing and, if there are such images, for ``validation``.
@@ -101,8 +129,9 @@ def measure(
     Raises:
         InputError: for a training split without a batch, and a teacher whose logits are never finite.
     """
-    views = {name: copy(data) for name in audited_mixings(data.mixing)}
-    for name, mixing in audited_mixings(data.mixing).items():
+    mixings = audited_mixings(data.mixing, takes_rectangles(data))
+    views = {name: copy(data) for name in mixings}
+    for name, mixing in mixings.items():
         views[name].mixing = mixing
         views[name].pool = 0
         views[name].trainer = None  # no process but this one, and epoch 0
@@ -112,7 +141,8 @@ def measure(
             batch = view.mix(plain, view.batch_generator(epoch, number))
             shown_in_fit = data.pool == 0 and view.mixing == data.mixing
             answers = stored.read(Place(epoch, number, 0), batch) if stored is not None and shown_in_fit else None
-            logits = teacher(batch.inputs) if answers is None else answers.logits
+            with inside(batch, epoch, number):
+                logits = teacher(batch.inputs) if answers is None else answers.logits
             parts[name].append(_measured(logits, batch.label_mix, temperature, revise))
             look(name, batch, logits)
     for batch in islice(data.val_dataloader(), len(parts["clean"])):
@@ -123,7 +153,7 @@ def measure(
 
 
 def training_batches(
-    data: MixingDataModule,
+    data: LabelledDataModule,
     count: int | None,
     device: torch.device,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
@@ -140,17 +170,26 @@ def training_batches(
         InputError: for a training split without a batch.
     """
     loader = data.train_dataloader()
-    if len(loader) == 0:
+    try:
+        length = len(loader)
+    except TypeError:  # a stream of unknown length
+        length = None
+    if length == 0:
         raise InputError("data: expected training images, got none")
     if count is None:
-        count = min(len(loader), -(-_ENOUGH // data.batch_size))
-    for step in progress(range(count)):
-        epoch, number = divmod(step, len(loader))
-        if number == 0:
-            if isinstance(loader.sampler, DistributedSampler):
-                loader.sampler.set_epoch(epoch)
+        enough = -(-_ENOUGH // data.batch_size)
+        count = enough if length is None else min(length, enough)
+    epoch, number, batches = 0, 0, iter(loader)
+    for _ in progress(range(count)):
+        fetched = next(batches, None)
+        if fetched is None:
+            epoch, number = epoch + 1, 0
+            if hasattr(told := getattr(loader, "sampler", loader), "set_epoch"):  # a stream is told itself
+                told.set_epoch(epoch)
             batches = iter(loader)
-        yield epoch, number, data.transfer_batch_to_device(next(batches), device, 0)
+            fetched = next(batches)
+        yield epoch, number, data.transfer_batch_to_device(fetched, device, 0)
+        number += 1
 
 
 def _measured(logits: Tensor, mix: LabelMix, temperature: float, revise: Revise) -> tuple[dict[str, Tensor], int]:

@@ -80,6 +80,7 @@ class Configured(NamedTuple):
         strength: of the correction; None if the config corrects nothing.
         role: of the correction, likewise.
         temperature: of the soft labels.
+        rectangles: whether CutMix is among the ways of mixing that were measured.
     """
 
     mixing: str
@@ -88,11 +89,14 @@ class Configured(NamedTuple):
     strength: float | None
     role: str | None
     temperature: float
+    rectangles: bool = True
 
     @property
     def mixed(self) -> str:
-        """The way of mixing, or half and half if the config does not mix."""
-        return "both" if self.mixing == "clean" else self.mixing
+        """The way of mixing, or half and half if the config does not mix; mixup where that is the only one."""
+        if self.mixing != "clean":
+            return self.mixing
+        return "both" if self.rectangles else "mixup"
 
     @property
     def moved(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -15,29 +16,23 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ida_lightning.data import MixingDataModule
+from ida_lightning.data import LabelledDataModule, MixingDataModule
+from ida_lightning.data_facts import facts_from
 from ida_lightning.errors import InputError, at_least
 from ida_lightning.files import writable_folder
-from ida_lightning.isotonic import Space, describe_trials
+from ida_lightning.isotonic import describe_trials
 from ida_lightning.label_mix import LabelMix
 from ida_lightning.lightning_internals import in_precision, move_to_device, with_progress_bar
 from ida_lightning.locks import OutputLock
-from ida_lightning.methods import (
-    AddedTermCallback,
-    AuthorsIsotonicCallback,
-    DataSelectionCallback,
-    IsotonicSoftLabelCallback,
-    LabelRevisionCallback,
-    Method,
-)
-from ida_lightning.models import ImageInput, load_weights, put_weights
+from ida_lightning.methods import DataSelectionCallback, InnerMixingCallback, LabelRevisionCallback
+from ida_lightning.models import load_weights, put_weights
 from ida_lightning.modules import DistillationModule
-from ida_lightning.modules.teachers import FrozenTeachers
 from ida_lightning.revision_selection.revision import revise_soft_labels
 from ida_lightning.revision_selection.selection import trusted_rows
 from ida_lightning.studies.audit.examples import MostChanged
 from ida_lightning.studies.audit.figure import draw
-from ida_lightning.studies.audit.measure import measure
+from ida_lightning.studies.audit.measure import measure, takes_rectangles
+from ida_lightning.studies.audit.methods import configured_correction, methods_not_measured, of_teacher_not_measured
 from ida_lightning.studies.audit.page import write_page
 from ida_lightning.studies.audit.report import Configured, Report, summarise, worst_pairs
 from ida_lightning.studies.audit.verdict import Verdict, judge
@@ -65,7 +60,7 @@ def audit(
     Args:
         trainer: any Trainer; its device, precision and progress bar are used, and its callbacks say what is corrected.
         model: a DistillationModule; its teacher is audited.
-        datamodule: a MixingDataModule.
+        datamodule: a LabelledDataModule.
         batches: how many batches; none for about 10,000 images, or one epoch if that is shorter.
         out: the folder for audit.json, audit.csv, audit.png and audit.html.
         stddev_batches: also measure, on so many batches, T. stddev of the augmentations from identity to CutMixPick
@@ -89,8 +84,8 @@ def audit(
     """
     if not isinstance(model, DistillationModule):
         raise InputError(f"model: expected a DistillationModule, got {type(model).__name__}")
-    if not isinstance(datamodule, MixingDataModule):
-        raise InputError(f"data: expected a MixingDataModule, got {type(datamodule).__name__}")
+    if not isinstance(datamodule, LabelledDataModule):
+        raise InputError(f"data: expected a LabelledDataModule, got {type(datamodule).__name__}")
     if batches is not None:
         at_least("batches", batches, 1)
     if student_checkpoint is not None and stddev_batches is None:
@@ -103,7 +98,7 @@ def audit(
 
 
 def write_audit(
-    out: str, trainer: L.Trainer, model: DistillationModule, data: MixingDataModule, *options: Any
+    out: str, trainer: L.Trainer, model: DistillationModule, data: LabelledDataModule, *options: Any
 ) -> tuple[Report, Verdict]:
     """Measure, judge, write the files and print the message; see :func:`audit` for the arguments."""
     writable_folder("out", out)
@@ -118,7 +113,7 @@ def write_audit(
 def measure_teacher(
     trainer: L.Trainer,
     model: DistillationModule,
-    data: MixingDataModule,
+    data: LabelledDataModule,
     batches: int | None,
     stddev_batches: int | None = None,
     student_checkpoint: str | None = None,
@@ -133,8 +128,8 @@ def measure_teacher(
     data.prepare_data()
     data.setup("fit")
     model.teacher.compile_args = None  # compiling takes longer than the few forward passes
-    seen = ImageInput(tuple(data.mean), tuple(data.std), int(data.image_size))
-    model.teacher.prepare(list(data.class_names), seen)
+    known = facts_from(data)
+    model.teacher.prepare(known.class_names, known.image_input, known.example, known.vocabulary)
     move_to_device(trainer, model)
     device, teacher = trainer.strategy.root_device, in_precision(trainer, model.teacher)
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -149,14 +144,23 @@ def measure_teacher(
 
     stddevs = []
     if stddev_batches is not None:
+        if not isinstance(data, MixingDataModule):
+            raise InputError(
+                f"stddev_batches: expected pictures to augment, of a MixingDataModule, got {type(data).__name__}"
+            )
         with torch.no_grad():
             stddevs = measure_stddev(data, stddev_batches, teacher, student, device, progress("T. stddev"))
     space, strength, role = configured_correction(callbacks)
     mixing = "clean" if data.mixing.kind == "none" else data.mixing.kind
-    configured = Configured(mixing, data.mixing.probability, space, strength, role, model.temperature)
-    stored = model.answers.reader(data.pictures, str(trainer.precision))
-    look = MostChanged(configured.mixed, space, model.temperature, data.class_names, data.denormalise)
-    tables = measure(data, batches, model.temperature, teacher, device, revise, progress("Auditing"), stored, look)
+    inner = next((c for c in callbacks if isinstance(c, InnerMixingCallback)), None)
+    with nullcontext() if inner is None else inner.asking(data, model.teacher):
+        rectangles = takes_rectangles(data)
+        configured = Configured(mixing, data.mixing.probability, space, strength, role, model.temperature, rectangles)
+        stored = model.answers.reader(data.pictures, str(trainer.precision))
+        look = MostChanged(configured.mixed, space, model.temperature, data.class_names, known.shown)
+        how: dict[str, Any] = {"progress": progress("Auditing"), "stored": stored, "look": look}
+        how |= {} if inner is None else {"inside": inner.mixing}
+        tables = measure(data, batches, model.temperature, teacher, device, revise, **how)
     selection = _selection(trainer, model, data)
     mixed = [name for name in tables if name not in ("clean", "validation")]
     source = model.teacher.source
@@ -180,7 +184,7 @@ def measure_teacher(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "revision": {"eta": revision.eta, "which": revision.which, "space": revision.space},
         "selection": selection,
-        "not_measured": [*methods_not_measured(callbacks, selection), *_of_teacher_not_measured(model)],
+        "not_measured": [*methods_not_measured(callbacks, selection), *of_teacher_not_measured(model)],
         "config": config,
     }
     return Report(
@@ -193,54 +197,7 @@ def measure_teacher(
     )
 
 
-def configured_correction(callbacks: Iterable[L.Callback]) -> tuple[Space, float | None, str | None]:
-    """Return space, strength and role of the correction among a Trainer's callbacks; the last two None without one."""
-    for callback in callbacks:
-        if isinstance(callback, AuthorsIsotonicCallback):
-            return "logits", 1.0, "add"
-        method = callback.method if isinstance(callback, AddedTermCallback) else callback
-        if isinstance(method, IsotonicSoftLabelCallback):
-            return method.space, method.strength, "replace" if method is callback else "add"
-    return "softened", None, None
-
-
-def methods_not_measured(callbacks: Iterable[L.Callback], selection: Mapping[str, Any] | None) -> list[str]:
-    """Name the methods among a Trainer's callbacks about which the report says nothing.
-
-    Measured are the first isotonic correction without a margin, the first label revision, and data selection.
-
-    Args:
-        callbacks: of the Trainer.
-        selection: what was found out about the data selection.
-    """
-    left_out, seen = [], set()
-    for callback in (c for c in callbacks if isinstance(c, Method)):
-        method = callback.method if isinstance(callback, AddedTermCallback) else callback
-        kinds = {
-            "correction": isinstance(method, (IsotonicSoftLabelCallback, AuthorsIsotonicCallback)),
-            "revision": isinstance(callback, LabelRevisionCallback),
-            "selection": isinstance(callback, DataSelectionCallback) and "trusted" in (selection or {}),
-        }
-        kind = next((kind for kind, holds in kinds.items() if holds), None)
-        if kind is None or kind in seen:
-            left_out.append(str(callback))
-        elif isinstance(method, IsotonicSoftLabelCallback) and method.margin != 0:
-            left_out.append(f"the margin of {callback}")
-        seen.add(kind)
-    return left_out
-
-
-def _of_teacher_not_measured(model: DistillationModule) -> list[str]:
-    """Name what a run does with its teachers' answers and the audit, which shows them mixed images, does not."""
-    named = [] if model.answers.view == "mixed" else [f"teacher_view {model.answers.view}"]
-    if isinstance(model.teacher, FrozenTeachers):
-        blend = model.teacher.options
-        named += ["correction before averaging"] if blend.correct == "before" else []
-        named += ["trust in each teacher"] if blend.trust is not None else []
-    return named
-
-
-def _selection(trainer: L.Trainer, model: DistillationModule, data: MixingDataModule) -> dict[str, Any] | None:
+def _selection(trainer: L.Trainer, model: DistillationModule, data: LabelledDataModule) -> dict[str, Any] | None:
     """Measure what the config's data selection would choose of the training images, unmixed and not augmented."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     selection = next((c for c in callbacks if isinstance(c, DataSelectionCallback)), None)

@@ -21,6 +21,7 @@ from ida_lightning.cli import IDACLI, one_line
 from ida_lightning.data_facts import DescribedData
 from ida_lightning.errors import InputError
 from ida_lightning.files import replacing
+from ida_lightning.inputs import rows_in
 from ida_lightning.locks import HeldError
 from ida_lightning.methods import Method
 from ida_lightning.models import fingerprint
@@ -37,7 +38,7 @@ _KEPT = ("cell.json", "log.txt")
 
 
 class PassCounter(L.Callback):
-    """Counts the images that a module was trained on, each as often as it passed through with a gradient."""
+    """Counts the rows that a module was trained on, each as often as it passed through with a gradient."""
 
     def __init__(self) -> None:
         self.passes = 0
@@ -54,7 +55,7 @@ class PassCounter(L.Callback):
 
     def _count(self, module: torch.nn.Module, args: Any) -> None:
         if module.training and torch.is_grad_enabled():
-            self.passes += len(args[0])
+            self.passes += rows_in(args[0])
 
 
 def attempt(cell: Cell) -> str | None:

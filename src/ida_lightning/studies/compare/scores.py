@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ida_lightning.adapters import as_mixed_batch
+from ida_lightning.inputs import Inputs
 from ida_lightning.metrics import expected_calibration_error, fit_temperature, prediction_agreement
+from ida_lightning.models import logits_of
 from ida_lightning.modules import DistillationModule
 from ida_lightning.modules.base import ClassifierBase
 
@@ -19,14 +21,14 @@ from ida_lightning.modules.base import ClassifierBase
 class _Collector(L.Callback):
     """Keeps logits and labels of every evaluated row; the teacher's logits too if there is a teacher."""
 
-    def __init__(self, num_classes: int, teacher: Callable[[Tensor], Tensor] | None) -> None:
+    def __init__(self, num_classes: int, teacher: Callable[[Inputs], Tensor] | None) -> None:
         self.num_classes, self.teacher = num_classes, teacher
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.teacher_logits: list[Tensor] = []
 
-    def keep_logits(self, network: torch.nn.Module, args: Any, output: Tensor) -> None:
-        self.logits.append(output.float().cpu())
+    def keep_logits(self, network: torch.nn.Module, args: Any, output: Any) -> None:
+        self.logits.append(logits_of(output, "network").float().cpu())
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
         batch = as_mixed_batch(batch, self.num_classes)

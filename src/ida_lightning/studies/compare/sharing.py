@@ -123,5 +123,8 @@ def _what_is_asked(cell: Cell) -> str | None:
         some["teacher_view"] = "plain"  # asks about the same images
     asked |= some
     asked |= {key: cell.config["trainer"].get(key) for key in _OF_TRAINER}
+    callbacks = cell.config["trainer"].get("callbacks") or []
+    if inner := [entry for entry in callbacks if entry["class_path"].endswith(".InnerMixingCallback")]:
+        asked["inner_mixing"] = inner
     asked |= {"data": cell.config.get("data"), "seed": cell.seed, "file": digest_of(cell.teacher)}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

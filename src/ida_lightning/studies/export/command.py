@@ -1,4 +1,4 @@
-"""The command ``ida-lightning export``: a network as safetensors, ONNX, torch.export or a hub folder, checked."""
+"""The command ``ida-lightning export``: a network in the files of other programs, checked against itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from ida_lightning.checks import require_extra
 from ida_lightning.cli import Parser
 from ida_lightning.cli.help import COMMANDS
 from ida_lightning.errors import InputError, at_least, non_negative, one_of
@@ -20,10 +21,12 @@ from ida_lightning.studies.console import print_line, quiet
 from ida_lightning.studies.export.formats import FORMATS, Network, require_packages
 from ida_lightning.studies.export.parity import Parity, as_report, compare_answers
 from ida_lightning.studies.export.source import Source, pictures_for, read_run, read_source
+from ida_lightning.studies.export.texts import FILES as TEXT_FILES
+from ida_lightning.studies.export.texts import TextSource
 from ida_lightning.studies.network_file import add_network_arguments
 from ida_lightning.studies.tables import render
 
-_PACKAGES = ("ida-lightning", "torch", "timm", "onnx", "onnxscript", "onnxruntime")
+_PACKAGES = ("ida-lightning", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "transformers", "tokenizers")
 
 
 def export_network(args: Sequence[str]) -> None:
@@ -36,9 +39,12 @@ def export_network(args: Sequence[str]) -> None:
         InputError: for arguments and files that cannot be used, and where a logit differs by more than the tolerance.
     """
     options = read_options(args)
-    to, pixels = one_of("to", options["to"], tuple(FORMATS)), options["preprocess"] == "inside"
-    kind, tolerance = FORMATS[to], non_negative("tolerance", options["tolerance"])
-    count = at_least("images", options["images"], 1)
+    to, pixels = one_of("to", options["to"], (*FORMATS, "transformers")), options["preprocess"] == "inside"
+    tolerance, count = non_negative("tolerance", options["tolerance"]), at_least("images", options["images"], 1)
+    if to == "transformers":
+        _export_texts(options, tolerance, count)
+        return
+    kind = FORMATS[to]
     if pixels and not kind.takes_pixels:
         raise InputError(f"preprocess: expected outside for {to}, which holds weights and no program, got inside")
     require_packages(to)
@@ -50,10 +56,7 @@ def export_network(args: Sequence[str]) -> None:
         network = Network(source, pixels).eval()
         with replacing_set(out, (kind.file, kind.report, *kind.others)) as folder:
             parity = compare_answers(network, kind.write(network, source, folder), pictures)
-            if not parity.largest_difference <= tolerance:
-                raise InputError(
-                    f"tolerance: expected logits that differ by at most {tolerance:g}, got {parity}; nothing is written"
-                )
+            _require_parity(parity, tolerance)
             report = {
                 **{"parity": as_report(parity, tolerance), "preprocessing": _preprocessing(source, pixels)},
                 **{"description": source.description.content(), "versions": _versions()},
@@ -62,6 +65,29 @@ def export_network(args: Sequence[str]) -> None:
             if to == "hub":
                 (folder / "README.md").write_text(_card(source, parity, str(options["license"])))
     print_line(f"exported: {out}/{kind.file}\n{parity}\nreport: {out}/{kind.report}")
+
+
+def _export_texts(options: dict[str, Any], tolerance: float, count: int) -> None:
+    """Write the folder of transformers; see :func:`export_network`."""
+    require_extra("to", "text", "transformers", "transformers")
+    out = writable_folder("out", options["out"])
+    with quiet(), OutputLock("out", out):
+        source = TextSource(options, read_run(options["config"]))
+        with replacing_set(out, (*TEXT_FILES, "parity.json")) as folder:
+            source.write(folder)
+            parity = source.compare(folder, count)
+            _require_parity(parity, tolerance)
+            facts = {"description": source.description.content(), "versions": _versions()}
+            report = {"parity": as_report(parity, tolerance), **facts}
+            (folder / "parity.json").write_text(json.dumps(report, indent=1) + "\n")
+    print_line(f"exported: {out / TEXT_FILES[0]}\n{parity}\nreport: {out / 'parity.json'}")
+
+
+def _require_parity(parity: Parity, tolerance: float) -> None:
+    if not parity.largest_difference <= tolerance:
+        raise InputError(
+            f"tolerance: expected logits that differ by at most {tolerance:g}, got {parity}; nothing is written"
+        )
 
 
 def _preprocessing(source: Source, pixels: bool) -> dict[str, Any]:
@@ -111,7 +137,10 @@ def read_options(args: Sequence[str]) -> dict[str, Any]:
     parser = Parser(prog="ida-lightning export", description=COMMANDS["export"])
     parser.add_argument("--checkpoint", type=str, required=True, help="a checkpoint, or an exported safetensors")
     parser.add_argument(
-        "--to", type=Literal["safetensors", "onnx", "torch_export", "hub"], required=True, help="format"
+        "--to",
+        type=Literal["safetensors", "onnx", "torch_export", "hub", "transformers"],
+        required=True,
+        help="format; transformers is for texts",
     )
     parser.add_argument("--out", type=str, required=True, help="the folder that gets the files")
     parser.add_argument("--config", type=str | None, default=None, help="of the fit, whose images check the export")

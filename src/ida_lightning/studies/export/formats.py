@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ida_lightning.checks import require_extra
 from ida_lightning.errors import InputError
 from ida_lightning.models import exportable, load_student, logits_of
 from ida_lightning.models.description import KEY
@@ -169,9 +169,7 @@ def require_packages(to: str) -> None:
     Raises:
         InputError: naming what is not.
     """
-    missing = [name for name in FORMATS[to].needs if find_spec(name) is None]
-    if missing:
-        raise InputError(f"to: {to} needs {', '.join(missing)}: pip install 'ida-lightning[export]'")
+    require_extra("to", "export", to, *FORMATS[to].needs)
 
 
 def _example(source: Source) -> Tensor:

@@ -18,7 +18,7 @@ class Parity(NamedTuple):
     """How far the answers of an exported file are from those of the network in PyTorch.
 
     Attributes:
-        images: how many were compared.
+        images: how many, or how many texts, were compared.
         origin: where they come from.
         batches: their sizes: a file for one size alone would fail.
         largest_difference: of two logits of one class and image.
@@ -64,17 +64,21 @@ def compare_answers(network: Network, runner: Runner, pictures: Pictures) -> Par
         ours.append(Network.forward(_plain(network), normalised))
         theirs.append(runner(pixels if network.pixels else normalised))
         batches.append(len(pixels))
-    expected, got = torch.cat(ours), torch.cat(theirs)
+    return compared(torch.cat(ours), torch.cat(theirs), pictures.labels, pictures.origin, sorted(set(batches)))
+
+
+def compared(expected: Tensor, got: Tensor, labels: Tensor | None, origin: str, batches: list[int]) -> Parity:
+    """Compare two networks' logits of the same rows; for the arguments see :class:`Parity`."""
     difference = (expected - got).abs().nan_to_num(nan=float("inf"))
     return Parity(
         len(expected),
-        pictures.origin,
-        sorted(set(batches)),
+        origin,
+        batches,
         float(difference.max()),
         float(expected.abs().max()),
         _share(expected.argmax(1), got.argmax(1)),
-        None if pictures.labels is None else _share(expected.argmax(1), pictures.labels),
-        None if pictures.labels is None else _share(got.argmax(1), pictures.labels),
+        None if labels is None else _share(expected.argmax(1), labels),
+        None if labels is None else _share(got.argmax(1), labels),
     )
 
 

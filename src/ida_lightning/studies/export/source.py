@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
 from ida_lightning.cli import IDACLI
+from ida_lightning.data.streaming.loader import StreamSplit
 from ida_lightning.data_facts import INTERPOLATION, DataFacts, DescribedData, facts_from
 from ida_lightning.errors import InputError
 from ida_lightning.models import (
@@ -86,10 +87,8 @@ def read_source(options: Mapping[str, Any], run: _Reader | None) -> Source:
         said = read_description(path)
         own = said.network is None or not is_registered(said.network)
         if run is not None and own and options["network"] is None:
-            if not isinstance(run.model, ClassifierBase):
-                raise InputError(f"config: expected a module of one network, got {type(run.model).__name__}")
-            network, classes = run.model.network, run.model.num_classes
-            put_weights(network, load_weights(path), path)
+            network = read_own_network(path, run)
+            classes = cast(ClassifierBase, run.model).num_classes
         else:
             network, said = load_network(path, options["network"], **(options["network_args"] or {}))
             classes = int(said.num_classes or 0)
@@ -109,6 +108,19 @@ def read_source(options: Mapping[str, Any], run: _Reader | None) -> Source:
         "interpolation": said.interpolation or INTERPOLATION,
     }
     return Source(network.eval(), said._replace(**known), path)
+
+
+def read_own_network(path: str, run: IDACLI) -> nn.Module:
+    """Return the network of a config with the weights of a file.
+
+    Raises:
+        InputError: for a module without one network, and weights that do not fit.
+    """
+    if not isinstance(run.model, ClassifierBase):
+        raise InputError(f"config: expected a module of one network, got {type(run.model).__name__}")
+    with _named_checkpoint():
+        put_weights(run.model.network, load_weights(path), path)
+    return run.model.network
 
 
 def pictures_for(source: Source, run: _Reader | None, count: int) -> Pictures:
@@ -134,12 +146,13 @@ def pictures_for(source: Source, run: _Reader | None, count: int) -> Pictures:
     if name is None:
         raise InputError(f"config: expected test or validation images, {type(data).__name__} has {list(data.splits)}")
     split = data.splits[name]
-    count = min(count, len(split))
-    batch = split.__getitems__([index * len(split) // count for index in range(count)])
-    labels = batch.label_mix.labels[:, 0]
-    return Pictures(
-        batch.inputs.float() / 255, labels, f"{name} images of {type(data).__name__}, as the config has them"
-    )
+    if not isinstance(split, StreamSplit):
+        count = min(count, len(split))
+        batch = split.__getitems__([index * len(split) // count for index in range(count)])
+    else:  # the first of a stream
+        batch = next(iter(data.test_dataloader() if name == "test" else data.val_dataloader()))
+    inputs, labels = batch.inputs[:count], batch.label_mix.labels[:count, 0]
+    return Pictures(inputs.float() / 255, labels, f"{name} images of {type(data).__name__}, as the config has them")
 
 
 def _check_config(facts: DataFacts, said: Description, path: str) -> None:
