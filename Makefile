@@ -8,9 +8,9 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 # What test-fast runs: the parts of the package that know no Lightning, their docstrings and their tests (a test holds
 # the list against that of the layers). Left to make test: what takes as long as all the rest together (Triton's
 # interpreter, trees of a hundred thousand nodes), and the public names, some of which are Lightning's.
-NUMERICS := $(addprefix src/ida_lightning/,checks.py errors.py files.py texts.py inputs.py label_mix.py mixing adapters.py supervision.py picking.py blending.py \
+NUMERICS := $(addprefix src/ida_lightning/,addressing.py checks.py errors.py files.py texts.py inputs.py label_mix.py mixing adapters.py supervision.py picking.py blending.py \
   isotonic losses metrics revision_selection truth.py augment)
-FAST_TESTS := $(addprefix tests/,test_files.py test_label_mix.py test_mixing.py test_adapters.py test_supervision.py test_truth.py \
+FAST_TESTS := $(addprefix tests/,test_addressing.py test_files.py test_label_mix.py test_mixing.py test_adapters.py test_supervision.py test_truth.py \
   test_blending.py test_layers.py test_repository.py isotonic losses metrics revision_selection augment)
 NOT_FAST := triton or hundred_thousand or public_names
 

@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "ida_lightning"
 LAYERS = [
-    {"errors"},
+    {"addressing", "errors"},
     {"checks", "files", "inputs", "label_mix", "texts"},
     {"isotonic", "mixing", "losses"},
     {"supervision"},

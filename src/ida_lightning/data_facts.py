@@ -153,7 +153,7 @@ class DataFacts(NamedTuple):
                 pictures = part if pictures is None else pictures + part
             else:
                 named = [f"{share:.2f} × {text}" if share > 0 else "" for share, text in zip(shares, part, strict=True)]
-                texts = [" + ".join(filter(None, pair)) for pair in zip(texts, named, strict=True)]
+                texts = ["\n+ ".join(filter(None, pair)) for pair in zip(texts, named, strict=True)]
         return texts if pictures is None else pictures
 
     def _shown(self, inputs: Inputs) -> Tensor | list[str]:

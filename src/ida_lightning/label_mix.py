@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ida_lightning.addressing import addressable, nan_rows
 from ida_lightning.errors import (
     InputError,
     at_least,
@@ -70,8 +71,9 @@ class LabelOrder(NamedTuple):
 
     def levels(self, num_classes: int) -> Tensor:
         """Return the order as a matrix: int64 ``(batch, num_classes)``, larger outranks smaller, 0 for the rest."""
-        level = (self.labels.shape[1] + 1 - self.rank()) * self.present
-        return level.new_zeros(len(level), at_least("num_classes", num_classes, 1)).scatter_add_(1, self.labels, level)
+        labels, outside = addressable(self.labels, at_least("num_classes", num_classes, 1))
+        level = (labels.shape[1] + 1 - self.rank()) * (self.present if outside is None else self.present & ~outside)
+        return level.new_zeros(len(level), num_classes).scatter_add_(1, labels, level)
 
 
 class LabelMix(NamedTuple):
@@ -161,9 +163,7 @@ class LabelMix(NamedTuple):
             # What the row itself has, if that is the part up to rounding, so that exactly nothing is left of it.
             given_to_all = lowest.clamp(max=(1 + 16 * torch.finfo(hard.dtype).eps) * smoothing / classes)
         hard = torch.where(highest > lowest, hard - given_to_all, hard)
-        if k is None:
-            k = max(1, int((hard > 0).sum(1).amax())) if len(hard) else 1
-        weights, labels = hard.topk(k, dim=1)
+        weights, labels = hard.topk(k or max(1, int((hard > 0).sum(1).amax()) if len(hard) else 1), dim=1)
         return cls(labels, weights / weights.sum(1, keepdim=True))
 
     @classmethod
@@ -175,8 +175,7 @@ class LabelMix(NamedTuple):
             superclass: int64 ``(classes,)``, the superclass of every class (the 20 of CIFAR-100, for example).
 
         Raises:
-            InputError: if ``labels`` or ``superclass`` is not one-dimensional int64, or a label is out of range
-                (checked on the CPU).
+            InputError: if one is not one-dimensional int64, or a label is out of range (checked on the CPU).
 
         Example:
             >>> mix = LabelMix.from_taxonomy(torch.tensor([2]), torch.tensor([0, 1, 0, 0, 1]))
@@ -229,8 +228,9 @@ class LabelMix(NamedTuple):
         at_least("num_classes", num_classes, 1)
         if can_look(self.labels):
             labels_in_range("label_mix.labels", self.labels, num_classes)
-        hard = self.weights.new_zeros(len(self.labels), num_classes)
-        return hard.scatter_add_(1, self.labels, self.weights)
+        labels, outside = addressable(self.labels, num_classes)
+        hard = self.weights.new_zeros(len(labels), num_classes)
+        return nan_rows(hard.scatter_add_(1, labels, self.weights), outside)
 
     def select(self, rows: Tensor) -> LabelMix:
         """Return the rows named by an index or a boolean mask ``(batch,)``.

@@ -78,8 +78,9 @@ def plot_corrections(
     for row in range(rows):
         picture, bars = axes[:, row]
         if words is not None:
-            lines = wrap(printable(words[row]), round(_LINE * width / 2.9), max_lines=_LINES, placeholder=" …")
-            picture.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=9)
+            picture.text(
+                0.5, 0.5, _wrapped(words[row], round(_LINE * width / 2.9)), ha="center", va="center", fontsize=9
+            )
         else:
             _draw_pixels(picture, cast(Tensor, images)[row].detach().float().cpu())
         picture.axis("off")
@@ -117,6 +118,12 @@ def _words(name: str, images: object, rows: int) -> list[str] | None:
     if pixels.ndim != 4 or len(pixels) != rows or pixels.shape[1] not in (1, 3):
         raise InputError(f"{name}: expected {expected}, got {kind_of(images)}")
     return None
+
+
+def _wrapped(text: str, letters: int) -> str:
+    """Break the lines of a text so that none has more letters; the last of many is cut."""
+    lines = [line for given in text.splitlines() for line in wrap(printable(given), letters)]
+    return "\n".join(lines if len(lines) <= _LINES else [*lines[: _LINES - 1], "…"])
 
 
 def _draw_pixels(axes: Axes, image: Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ida_lightning.addressing import addressable, nan_rows
 from ida_lightning.errors import InputError, can_look, float_matrix, non_negative, one_of, probabilities
 from ida_lightning.errors import share as checked_share
 from ida_lightning.isotonic import Solver, choose, isotonic_soft_labels
@@ -214,7 +215,8 @@ def exchange_values(soft_labels: Tensor, label_mix: LabelMix) -> Tensor:
         tensor([[0.4000, 0.3000, 0.1000, 0.2000]])
     """
     check_label_mix(label_mix, soft_labels, "soft_labels")
-    order = label_mix.order()
+    mix_labels, outside = addressable(label_mix.labels, soft_labels.shape[1])
+    order = LabelMix(mix_labels, label_mix.weights).order()
     rest = order.labels.shape[1] + 1
     rank = torch.full_like(soft_labels, rest, dtype=torch.int64)
     # Absent entries repeat the first label, and write its rank again.
@@ -222,4 +224,5 @@ def exchange_values(soft_labels: Tensor, label_mix: LabelMix) -> Tensor:
     rank.scatter_(1, labels, ranks)
     largest = soft_labels.sort(dim=1, descending=True, stable=True)
     by_rank = rank.gather(1, largest.indices).sort(dim=1, stable=True)
-    return torch.empty_like(soft_labels).scatter_(1, largest.indices.gather(1, by_rank.indices), largest.values)
+    exchanged = torch.empty_like(soft_labels)
+    return nan_rows(exchanged.scatter_(1, largest.indices.gather(1, by_rank.indices), largest.values), outside)

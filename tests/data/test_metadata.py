@@ -32,7 +32,8 @@ def assert_same(ours, theirs):
 def test_every_field_is_batch_first_and_survives_collating(options):
     batch = mixed(**options)
     assert {len(tensor) for tensor in tensors(batch)} == {8}
-    images, mix, index, partner, plain = batch
+    images, mix, index, partner, plain, inner = batch
+    assert inner == ()
     assert plain == ()
     rows = [MixedBatch(images[i], LabelMix(*(field[i] for field in mix)), index[i], partner[i]) for i in range(8)]
     assert_same(default_collate(rows), batch)

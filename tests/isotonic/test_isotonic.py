@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ida_lightning.isotonic.addressing as addressing_module
+import ida_lightning.addressing as addressing_module
 import ida_lightning.isotonic.backward as backward_module
 import ida_lightning.isotonic.level as level_module
 import ida_lightning.isotonic.threshold as threshold_module

@@ -217,7 +217,7 @@ def test_without_clean_rows_it_picks_from_the_mixed_ones():
 def test_nothing_waits_from_the_second_step_on(device, criterion):
     taught = Taught(TeacherLabelCallback(), CutMixPickCallback(criterion), IsotonicSoftLabelCallback(), pool=2)
     module = taught.module.to(device)
-    images, mix, index, partner, _ = taught.batch
+    images, mix, index, partner, *_ = taught.batch
     mix = LabelMix(*(field.to(device) for field in mix))
     batch = MixedBatch(images.to(device), mix, index.to(device), partner.to(device))
     module.supervise(batch)

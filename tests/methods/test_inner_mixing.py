@@ -19,6 +19,7 @@ from ida_lightning import (
     TeacherOutputs,
     mix_rows,
 )
+from ida_lightning.studies.teach import teach
 from tests.helpers.data import BlobsDataModule
 from tests.helpers.kinds import CLASSES, NETWORKS, KindsDataModule
 from tests.helpers.networks import TinyNet
@@ -155,6 +156,17 @@ def test_stored_answers_are_those_of_the_layer(tmp_path):
     assert manifest["pictures"]["inner_layers"] == ["embedding"]
     with pytest.raises(InputError, match="teacher_outputs"):
         run("body", "replay")
+
+
+def test_what_teach_records_is_replayed(tmp_path):
+    outputs, data = TeacherOutputs(str(tmp_path / "answers")), KindsDataModule("tokens", mixing=MIXUP)
+    method = InnerMixingCallback(["embedding", "body"])
+    teach(trainer(tmp_path, callbacks=[method]), module_of(teacher_outputs=outputs), data, epochs=1)
+    assert data.inner_layers == ()
+    module = module_of(teacher_outputs=outputs)
+    fit(tmp_path, module, method)
+    assert module.answers.live == 0
+    assert module.answers.replayed == 2
 
 
 @pytest.mark.parametrize("view", ["plain", "mirrored"])

@@ -124,7 +124,8 @@ def test_a_spectrogram_that_is_not_square_is_cut_and_pasted():
 
 
 POOLED = ("CutMixPickCallback", "TeacherLabelCallback")
-NEEDS_MORE = ("AddedTermCallback", "AttentionCallback")  # a method inside, maps of pictures
+# A method inside, maps of pictures, a plan in the batch (tests/methods/test_inner_mixing.py).
+NEEDS_MORE = ("AddedTermCallback", "AttentionCallback", "InnerMixingCallback")
 METHODS = {name: kind for name, kind in vars(all_methods).items() if name.endswith("Callback")}
 CASES = [
     (kind, name)

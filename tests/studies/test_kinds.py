@@ -39,6 +39,7 @@ class Worded(KindsDataModule):
         return [f"word {int(ids[0])}" for ids in inputs["ids"]]
 
 
+@pytest.mark.draws
 def test_an_audit_of_tokens_mixes_inside_and_shows_words(tmp_path):
     data = Worded("tokens", mixing=Mixing("mixup"))
     report = audited("tokens", tmp_path, InnerMixingCallback(["embedding", "body"]), data=data)

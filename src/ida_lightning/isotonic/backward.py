@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ida_lightning.addressing import addressable, nan_rows
 from ida_lightning.errors import floats_like
-from ida_lightning.isotonic.addressing import addressable
 from ida_lightning.label_mix import LabelMix, check_label_mix
 
 
@@ -41,8 +41,8 @@ def isotonic_vjp(grad: Tensor, values: Tensor, corrected: Tensor, label_mix: Lab
     check_label_mix(label_mix, values, "values")
     floats_like("corrected", corrected, "values", values)
     floats_like("grad", grad, "values", values)
-    label_mix, outside = addressable(label_mix, values)
-    order = label_mix.order()
+    labels, outside = addressable(label_mix.labels, values.shape[1])
+    order = LabelMix(labels, label_mix.weights).order()
     labels, present = order.labels, order.present
     own, solved, own_grad = (rows.gather(1, labels) for rows in (values, corrected, grad))
     moved = (own != solved) & present
@@ -61,4 +61,4 @@ def isotonic_vjp(grad: Tensor, values: Tensor, corrected: Tensor, label_mix: Lab
     mean = torch.where(present, mean, mean[:, :1])
     level_grad = torch.where(at_level & present, mean, -torch.inf).amax(1, keepdim=True)
     result = torch.where(joined, level_grad, grad).scatter(1, labels, mean)
-    return result if outside is None else result.masked_fill(outside, torch.nan)
+    return nan_rows(result, outside)

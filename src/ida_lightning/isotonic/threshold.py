@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ida_lightning.addressing import addressable, nan_rows
 from ida_lightning.errors import is_plain
-from ida_lightning.isotonic.addressing import addressable
 from ida_lightning.isotonic.backward import isotonic_vjp
 from ida_lightning.isotonic.level import FloatArray, climb, first_level, largest
 from ida_lightning.label_mix import LabelMix, LabelOrder, tie_tolerance
@@ -61,9 +61,8 @@ def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
         return corrected
     if values.numel() == 0:
         return values.clone()
-    label_mix, outside = addressable(label_mix, values)
-    corrected = _solve(values, label_mix)
-    return corrected if outside is None else corrected.masked_fill(outside, torch.nan)
+    labels, outside = addressable(label_mix.labels, values.shape[1])
+    return nan_rows(_solve(values, LabelMix(labels, label_mix.weights)), outside)
 
 
 def _solve(values: Tensor, label_mix: LabelMix) -> Tensor:

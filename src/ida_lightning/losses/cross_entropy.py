@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ida_lightning.addressing import addressable, nan_rows
 from ida_lightning.errors import positive
 from ida_lightning.label_mix import LabelMix, check_label_mix
 
@@ -20,7 +21,7 @@ def mixed_cross_entropy(student_logits: Tensor, label_mix: LabelMix, temperature
         temperature: T > 0 of the student's softmax.
 
     Returns:
-        One loss per row, ``(batch,)``, in nats.
+        One loss per row, ``(batch,)``, in nats; NaN, on an accelerator, where a label is out of range.
 
     Raises:
         InputError: if shapes or devices do not fit and, on the CPU, for labels out of range, and if the temperature is
@@ -35,4 +36,5 @@ def mixed_cross_entropy(student_logits: Tensor, label_mix: LabelMix, temperature
     positive("temperature", temperature)
     softened = student_logits if temperature == 1 else student_logits.to(dtype) / temperature
     log_probs = softened.log_softmax(1, dtype=dtype)
-    return -(label_mix.weights * log_probs.gather(1, label_mix.labels)).sum(1) * temperature**2
+    labels, outside = addressable(label_mix.labels, student_logits.shape[1])
+    return nan_rows(-(label_mix.weights * log_probs.gather(1, labels)).sum(1) * temperature**2, outside)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ida_lightning.addressing import addressable, nan_rows
 from ida_lightning.errors import non_negative, one_of
 from ida_lightning.label_mix import LabelMix, check_label_mix
 
@@ -45,7 +46,7 @@ def order_penalty(
         form: see above.
 
     Returns:
-        One penalty per row, ``(batch,)``, 0 for rows in order.
+        One penalty per row, ``(batch,)``, 0 for rows in order; NaN, on an accelerator, where a label is out of range.
 
     Raises:
         InputError: for shapes that do not fit, an unknown form and a negative sigma.
@@ -62,7 +63,8 @@ def order_penalty(
     check_penalty(sigma, form)
     check_label_mix(label_mix, student_logits, "student_logits")
     student_probs = student_logits.softmax(1, dtype=torch.promote_types(student_logits.dtype, torch.float32))
-    order = label_mix.order()
+    labels, outside = addressable(label_mix.labels, student_logits.shape[1])
+    order = LabelMix(labels, label_mix.weights).order()
     present = order.present
     mix_values = student_probs.gather(1, order.labels)
     rank = order.rank()
@@ -72,14 +74,14 @@ def order_penalty(
     if form == "worst":
         smallest = torch.where(present, mix_values, torch.inf).amin(1)
         worst = student_probs.scatter(1, order.labels, 0).amax(1)
-        return sigma * (among + F.relu(worst - smallest))
+        return nan_rows(sigma * (among + F.relu(worst - smallest)), outside)
     last = torch.where(present, rank, 0).amax(1, keepdim=True)
     rest = student_probs.scatter(1, order.labels, 0)
     above = [
         F.relu(rest - mix_values[:, j : j + 1]).sum(1) * (present & (rank == last))[:, j]
         for j in range(mix_values.shape[1])
     ]
-    return sigma * (among + torch.stack(above).sum(0))
+    return nan_rows(sigma * (among + torch.stack(above).sum(0)), outside)
 
 
 def check_penalty(sigma: float, form: str) -> None:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ida_lightning.addressing import addressable, nan_rows
 from ida_lightning.errors import not_nan
-from ida_lightning.isotonic.addressing import addressable
 from ida_lightning.label_mix import LabelMix, check_label_mix
 
 
@@ -34,8 +34,8 @@ def violated_rows(values: Tensor, label_mix: LabelMix) -> Tensor:
     """
     check_label_mix(label_mix, values, "values")
     not_nan("values", values)
-    label_mix, outside = addressable(label_mix, values)
-    order = label_mix.order()
+    labels, outside = addressable(label_mix.labels, values.shape[1])
+    order = LabelMix(labels, label_mix.weights).order()
     mix_values = values.gather(1, order.labels)
     rest_top = values.scatter(1, order.labels, -torch.inf).amax(1, keepdim=True)
     below_rest = (order.present & (mix_values < rest_top)).any(1)
@@ -92,7 +92,8 @@ def order_statistics(values: Tensor, label_mix: LabelMix) -> OrderStatistics:
         label_mix: ``(batch, k)``, in any order, repeats allowed.
 
     Returns:
-        One value per row and statistic.
+        One value per row and statistic. On an accelerator, where nobody looks at labels, a row with one out of range is
+        violated, and its tau is NaN.
 
     Raises:
         InputError: if shapes or devices do not fit and, on the CPU, for NaN and labels out of range.
@@ -112,7 +113,8 @@ def order_statistics(values: Tensor, label_mix: LabelMix) -> OrderStatistics:
     """
     check_label_mix(label_mix, values, "values")
     not_nan("values", values)
-    order = label_mix.order()
+    labels, outside = addressable(label_mix.labels, values.shape[1])
+    order = LabelMix(labels, label_mix.weights).order()
     present, heavier = order.present, order.outranks()
     mix_values = values.gather(1, order.labels)
     columns = [mix_values[:, j : j + 1] for j in range(mix_values.shape[1])]
@@ -126,6 +128,9 @@ def order_statistics(values: Tensor, label_mix: LabelMix) -> OrderStatistics:
     mix_reversed = (heavier & below).any(2).any(1)
     lightest = present & ~heavier.any(2)
     rest_above = (lightest & (rest_larger > 0)).any(1)
+    violated = mix_reversed | rest_above
+    if outside is not None:
+        violated = violated | outside[:, 0]
 
     mix_score = (heavier & above).sum((1, 2)) - (heavier & below).sum((1, 2))
     rest_score = ((rest_smaller - rest_larger) * present).sum(1)
@@ -135,8 +140,8 @@ def order_statistics(values: Tensor, label_mix: LabelMix) -> OrderStatistics:
     return OrderStatistics(
         mix_reversed,
         rest_above,
-        mix_reversed | rest_above,
-        (mix_score + rest_score) / known,
+        violated,
+        nan_rows((mix_score + rest_score) / known, outside),
         covered.any(1),
         (covered == present).all(1),
     )

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from ida_lightning.data_facts import facts_of
 from ida_lightning.errors import InputError
 from ida_lightning.inputs import Inputs
 from ida_lightning.lightning_internals import attached_trainer
@@ -57,8 +58,12 @@ class TeacherRecorder(EvaluatedModule):
         return self.answers.teacher(inputs)
 
     def setup(self, stage: str) -> None:
-        """Build the teacher and open the folder."""
+        """Build the teacher; for a fit, open the folder, too: only then is it known how the rows are mixed."""
         trainer = attached_trainer(self)
+        if stage != "fit":
+            facts = facts_of(trainer)
+            self.answers.teacher.prepare(facts.class_names, facts.image_input, facts.example)
+            return
         on_cuda = trainer is not None and trainer.strategy.root_device.type == "cuda"
         chosen = self.layout in ("auto", "trial")
         self.answers.open(trainer, on_cuda if chosen else self.layout == "channels_last", chosen)

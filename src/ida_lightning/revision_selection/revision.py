@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ida_lightning.addressing import addressable, nan_rows
 from ida_lightning.errors import inner_share, one_of, positive, probabilities
 from ida_lightning.label_mix import LabelMix, check_label_mix
 
@@ -75,13 +76,15 @@ def revise_soft_labels(
     probs = soft_labels
     if space == "probabilities":
         probs = (soft_labels.clamp_min(tiny).log() * temperature).softmax(1)
+    labels, outside = addressable(label_mix.labels, probs.shape[1])
+    label_mix = LabelMix(labels, label_mix.weights)
     reversal = broken = _worst_reversal(probs, label_mix)
     hard = label_mix.dense(probs.shape[1]).to(probs.dtype)
     revised = torch.lerp(hard, probs, eta / (1 + reversal))
     if space == "probabilities":
         revised = (revised.clamp_min(tiny).log() / temperature).softmax(1)
         broken = _worst_reversal(soft_labels, label_mix)
-    return revised if which == "all" else torch.where(broken > 0, revised, soft_labels)
+    return nan_rows(revised if which == "all" else torch.where(broken > 0, revised, soft_labels), outside)
 
 
 def check_revision(eta: float, which: str, space: str) -> None:

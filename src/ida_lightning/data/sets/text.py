@@ -28,8 +28,8 @@ class TextDataModule(LabelledDataModule):
 
     Files are tables with a header (``*.csv``, ``*.tsv``), objects by the line (``*.jsonl``), or a label, a space and
     the text (``*.txt``); from Python also data sets of mappings or pairs, such as those of Hugging Face. Numbers
-    of tokens cannot be mixed: :class:`~ida_lightning.methods.InnerMixingCallback` has the networks mix what one of their
-    layers makes of them, such as the embedding.
+    of tokens cannot be mixed: :class:`~ida_lightning.methods.InnerMixingCallback` has the networks mix what one of
+    their layers makes of them, such as the embedding.
 
     Args:
         train: the training texts: path of a file, or a data set.

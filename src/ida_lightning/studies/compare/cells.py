@@ -132,12 +132,15 @@ def resolve_methods(settings: Settings) -> dict[str, dict[str, Any]]:
         InputError: for a method that ``fit`` would refuse.
     """
     fit = str(settings.fit)
-    resolve("fit", fit)
-    resolve("common", fit, settings.common)
-    return {
-        name: resolve(f"methods.{name}", fit, settings.common, settings.part(name), ONE_DEVICE)
-        for name in settings.methods
-    }
+    try:
+        return {
+            name: resolve(f"methods.{name}", fit, settings.common, settings.part(name), ONE_DEVICE)
+            for name in settings.methods
+        }
+    except InputError:
+        resolve("fit", fit)  # whose fault it is, if not the method's
+        resolve("common", fit, settings.common)
+        raise
 
 
 def make_cell(config: dict[str, Any], seed: int, method: str, folder: Path, **more: Any) -> Cell:
