@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from examples.pack_shards import main as pack
 from safetensors.torch import save_file
 
 import ida_lightning
@@ -244,6 +245,23 @@ def test_the_audit_of_the_paper_runs(data, tmp_path, monkeypatch):
     assert audited["data"]["classes"] == (10 if data == "digits" else 100)
     assert {"tau", "covers_any"} <= {found["metric"] for found in audited["measurements"]}
     assert (out / "audit.png").is_file()
+
+
+def test_imagenet_config_starts_on_shards(tmp_path):
+    root = write_folder(tmp_path / "images", parts={"train": 12, "val": 4})
+    for part in ("train", "val"):
+        pack([str(root / part), str(tmp_path / "shards" / part), "--to", "litdata", "--shards", "2"])
+    teacher = build_model("test_resnet", num_classes=3)
+    save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
+    fit(
+        "imagenet/streaming",
+        *(f"--data.{part}.root={tmp_path}/shards/{part}" for part in ("train", "val")),
+        *("--data.crops.image_size=32", "--data.batch_size=4", "--data.num_workers=1"),
+        *("--model.teacher=test_resnet", "--model.teacher_args={}", "--model.student=test_resnet"),
+        *(f"--model.teacher_checkpoint={tmp_path}/teacher.safetensors", "--trainer.precision=32-true"),
+    )
+    assert metrics_of()["train/violation_rate_corrected"][-1] == 0
+    assert read_description("outputs/imagenet/streaming.safetensors").class_names == ["cat", "dog", "eel"]
 
 
 def test_imagenet_config_starts_on_a_folder_of_images(tmp_path):

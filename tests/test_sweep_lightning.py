@@ -28,6 +28,7 @@ from ida_lightning import InputError, IsotonicSoftLabelCallback
 from ida_lightning.mixing import Mixing
 from ida_lightning.models import Description, ImageInput, NetworkFile, Weights
 from tests.helpers.networks import TinyNet
+from tests.helpers.streams import Pixels
 
 nan, inf = float("nan"), float("inf")
 ROOMS = ("callbacks", "checkpoint_io", "data", "methods", "modules")
@@ -100,7 +101,18 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "schedulers": lambda: [ConstantLR, ConstantLR],
     "milestones": lambda: [1],
     "trainer": lambda: TRAINER,
+    "urls": lambda: ["a.tar"],
 }
+
+
+class NamedPixels(Pixels):
+    """A stream that says what its labels stand for."""
+
+    def class_names(self):
+        return ["a", "b", "c", "d"]
+
+
+RIGHT_OF = {(ida_lightning.StreamingDataModule, "train"): NamedPixels}
 
 
 def callables() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -200,7 +212,7 @@ def sweep(call: Callable[..., Any]) -> tuple[Counter[str], list[str]]:
     needed = [name for name, p in inspect.signature(call).parameters.items() if p.default is p.empty and p.kind < 2]
     for name, hint in hints.items():
         for value in (*POOL, *OUT_OF_RANGE.get(name, ())):
-            given = {key: RIGHT[key]() for key in needed}
+            given = {key: RIGHT_OF.get((call, key), RIGHT.get(key))() for key in needed}
             wrong = must_be_refused(hint, value) or any(value is other for other in OUT_OF_RANGE.get(name, ()))
             wrong = wrong and repr(value) not in FITTING.get((call, name), ())
             # A value that is right by itself may not go with another one, and then either may be named.

@@ -200,6 +200,11 @@ def _numbers(name: str, row: Tensor) -> str:
     return f"{name} {' '.join(map(str, values[:_FEW]))}{' …' if len(values) > _FEW else ''}".strip()
 
 
+@runtime_checkable
+class _Fingerprinted(Protocol):
+    def fingerprint(self) -> str: ...
+
+
 def facts_from(data: object) -> DataFacts:
     """Read what a data module says; anything else, None included, says nothing."""
     facts = DataFacts(**{name: getattr(data, name, None) for name in DataFacts._fields})
@@ -212,7 +217,12 @@ def facts_of(trainer: L.Trainer | None) -> DataFacts:
 
 
 def data_fingerprint(dataset: Any) -> str:
-    """Compute the SHA-256 of a data set: of all of it if in memory, else of its length and sixteen spread items."""
+    """Compute the SHA-256 of a data set: of all of it if in memory, else of its length and sixteen spread items.
+
+    A stream, of which no item can be asked for, says it itself.
+    """
+    if isinstance(dataset, _Fingerprinted):
+        return dataset.fingerprint()
     digest = hashlib.sha256(f"{type(dataset).__name__} {len(dataset)};".encode())
     tensors: list[Any] = [vars(dataset).get(name) for name in ("images", "labels")]
     if not all(isinstance(tensor, Tensor) for tensor in tensors):

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional as F
 
-from ida_lightning.data.image_files import UNREADABLE, as_seen
+from ida_lightning.data.decoding import Encoded, ImageDecoding
 from ida_lightning.data.in_memory import InMemoryImages
 from ida_lightning.data.labels import label_vector, whole_label
 from ida_lightning.data_facts import INTERPOLATION
-from ida_lightning.errors import InputError, kind_of
+from ida_lightning.errors import InputError
 from ida_lightning.inputs import as_pictures
-from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing import MixedBatch
 
 _IMAGE_KEYS = ("image", "img", "images", "pixel_values")
@@ -67,15 +63,10 @@ class DecodedImages(Dataset[MixedBatch]):
         size: int | None = None,
     ) -> None:
         self.source = source
-        self.num_classes = num_classes
-        self.channels = channels
         self.rows = np.arange(len(source)) if rows is None else rows
-        self.transform = transform
-        self.seed = seed
         self.image_key = image_key
         self.label_key = label_key
-        self.unlabelled = unlabelled
-        self.size = size
+        self.decoding = ImageDecoding(num_classes, channels, transform, seed, unlabelled, size)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,48 +75,17 @@ class DecodedImages(Dataset[MixedBatch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[int]) -> MixedBatch:
-        images: list[Tensor] = []
-        labels, index = [], []
-        with _own_draws():
-            for key in keys:
-                epoch, row = divmod(int(key), len(self))
-                draws = np.random.SeedSequence((self.seed, epoch, row)).generate_state(1, np.uint64)
-                _seed_draws(int(draws[0]))
-                image, label = self.read(row)
-                if images and image.shape != images[0].shape:
-                    raise InputError(
-                        f"{self.name_of(row)}: expected an image of {tuple(images[0].shape)} like the others of its "
-                        f"batch, got {tuple(image.shape)}; give a transform that makes them equal"
-                    )
-                images.append(image)
-                labels.append(label)
-                index.append(row)
-        mix = LabelMix.unmixed(torch.tensor(labels))
-        return MixedBatch(torch.stack(images), mix, torch.tensor(index), torch.arange(len(index))[:, None])
+        places = [divmod(int(key), len(self)) for key in keys]
+        return self.decoding.batch(
+            Encoded(epoch, row, partial(self.name_of, row), partial(self._item, row)) for epoch, row in places
+        )
 
     def read(self, row: int) -> tuple[Tensor, int]:
         """Decode and transform one image; return it with its label."""
-        try:
-            image, label = item_of(self.source[int(self.rows[row])], self.image_key, self.label_key)
-            if isinstance(image, Image.Image):
-                image.load()
-                image = as_seen(image)
-            image = _as_uint8(_to_pixels(self.transform(image)) if self.transform else image)
-        except InputError as error:
-            raise InputError(f"{self.name_of(row)}: {error}") from error
-        except UNREADABLE as error:
-            raise InputError(f"{self.name_of(row)}: not readable as an image ({error})") from error
-        if not (0 <= label < self.num_classes or (self.unlabelled and label == -1)):
-            raise InputError(f"{self.name_of(row)}: expected a label 0 ... {self.num_classes - 1}, got {label}")
-        if image.shape[0] != self.channels:
-            raise InputError(f"{self.name_of(row)}: expected {self.channels} channels, got {image.shape[0]}")
-        if self.size is not None and image.shape[1:] != (self.size, self.size):
-            height, width = image.shape[1:]
-            raise InputError(
-                f"{self.name_of(row)}: expected {self.size} x {self.size} pixels after the transform, got {height} x "
-                f"{width}"
-            )
-        return image, label
+        return self.decoding.read(partial(self._item, row), partial(self.name_of, row))
+
+    def _item(self, row: int) -> tuple[Any, int]:
+        return item_of(self.source[int(self.rows[row])], self.image_key, self.label_key)
 
     def name_of(self, row: int) -> str:
         """Return the file of a row where the source knows it, else its number."""
@@ -207,51 +167,3 @@ def _first_of(usual: Sequence[str], keys: Any, what: str) -> str:
         if key in keys:
             return key
     raise InputError(f"expected a key for the {what}, one of {', '.join(usual)}, got {', '.join(map(repr, keys))}")
-
-
-@contextmanager
-def _own_draws() -> Iterator[None]:
-    """Put the global generators back as they were after the block."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 (what transforms draw from)
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
-
-
-def _seed_draws(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    random.seed(seed)
-
-
-def _to_pixels(image: Any) -> Any:
-    """Return what a transform made; floating point pixels from 0 to 1 as uint8."""
-    if not isinstance(image, Tensor) or not image.is_floating_point():
-        return image
-    low, high = (float(bound) for bound in image.aminmax())
-    if not (low >= 0 and high <= 1):
-        raise InputError(
-            f"transform: expected uint8, or floating point pixels from 0 to 1, got {kind_of(image)} from {low:g} to "
-            f"{high:g}; leave Normalize out, it happens on the device"
-        )
-    return image.mul(255).round().to(torch.uint8)
-
-
-def _as_uint8(image: Any) -> Tensor:
-    if isinstance(image, Image.Image):
-        image = F.pil_to_tensor(image)
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image if image.ndim == 2 else image.transpose(2, 0, 1).copy())
-        image = image[None] if image.ndim == 2 else image
-    if not isinstance(image, Tensor):
-        raise InputError(f"expected a PIL image, an array or a tensor, got {type(image).__name__}")
-    if image.dtype != torch.uint8 or image.ndim != 3:
-        raise InputError(
-            f"expected a uint8 image (channels, height, width), got {kind_of(image)}; leave ToTensor and Normalize "
-            "out of the transform, both happen on the device"
-        )
-    plain: Tensor = image.as_subclass(Tensor)
-    return plain

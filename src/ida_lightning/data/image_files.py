@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -61,10 +62,10 @@ class ImageFiles:
         return read_image(path), label
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Read an image file as RGB, as a person sees it in a viewer; see :func:`as_seen`."""
+def read_image(file: str | Path | IO[bytes]) -> Image.Image:
+    """Read an image, a file or its content, as RGB, as a person sees it in a viewer; see :func:`as_seen`."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             seen = as_seen(image)
     except ValueError as error:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ida_lightning.data.decoded import DecodedImages
 from ida_lightning.data.in_memory import InMemoryImages, InMemoryInputs
+from ida_lightning.data.streaming.loader import StreamSplit
 from ida_lightning.data.texts import Texts
 
 _MOST_NAMES = 5
@@ -25,7 +26,7 @@ def lines_about(
         class_names: of all classes.
         unit: what rows are called.
     """
-    counts = [f"{name} {len(split):,} {unit}" for name, split in splits.items()]
+    counts = [f"{name} {_count(split)} {unit}" for name, split in splits.items()]
     said = [f" ({origins[name]})" if name in origins else "" for name in splits]
     usual = () if set(splits) == {"predict"} else ("train", "val", "test")
     absent = [f"no {name} {unit}" for name in usual if name not in splits]
@@ -39,6 +40,11 @@ def lines_about(
         if missing:
             more = f" and {len(missing) - _MOST_NAMES} more classes" if len(missing) > _MOST_NAMES else ""
             yield f"data: {name} has no {unit.removesuffix('s')} of {', '.join(missing[:_MOST_NAMES])}{more}"
+
+
+def _count(split: Any) -> str:
+    size = split.stream.size() if isinstance(split, StreamSplit) else len(split)
+    return "an unknown number of" if size is None else f"{size:,}"
 
 
 def _labels(split: Any) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +150,8 @@ class DataSelectionCallback(SupervisionMethod):
         if facts.splits is None or facts.normalise is None:
             data = attached_datamodule(trainer)
             raise InputError(f"{self}: expected a MixingDataModule, got {type(data).__name__}")
+        if not isinstance(facts.splits.get("train"), Sized):
+            raise InputError(f"{self}: expected training images that can be asked for by number, got a stream")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the trusted rows, also where a run goes on in the middle of an epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from copy import copy
 from pathlib import Path
@@ -223,6 +224,11 @@ class TeacherAnswers(MeasuringCallback):
         """
         facts, options = facts_of(trainer), self.options
         stores = [store for store in self._stores if store is not None]
+        if stores and math.isinf(trainer.num_training_batches):
+            raise InputError(
+                "teacher_outputs: expected data of which it is known how many batches an epoch has, got a stream; give "
+                "data.train.images"
+            )
         if not stores or options is None or options.mode == "replay" or not facts.batch_size:
             return
         rows = facts.batch_size * (1 if looks_at_plain(self.view) else 1 + (facts.pool or 0))

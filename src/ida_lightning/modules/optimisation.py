@@ -60,6 +60,11 @@ def make_optimizer(
     steps = trainer.estimated_stepping_batches
     if math.isinf(steps):  # a run without an end has no schedule
         return optimizer
+    if steps < 0:  # epochs of nobody knows how many steps
+        raise InputError(
+            "trainer.max_steps: expected a number for the schedule to end at, as the data does not say how long an "
+            f"epoch is (data.train.images of a stream), got {trainer.max_steps}"
+        )
     scheduler = LambdaLR(optimizer, warmup_and_cosine(int(steps), optimisation.warmup))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -128,7 +128,7 @@ def _run_length(trainer: L.Trainer, interval: str) -> int | None:
     """Return how many times a schedule is stepped in the whole run; None if that is not known."""
     if interval == "step":
         steps = trainer.estimated_stepping_batches
-        return None if math.isinf(steps) else int(steps)
+        return None if math.isinf(steps) or steps < 0 else int(steps)
     epochs = trainer.max_epochs
     return epochs if epochs is not None and epochs > 0 and trainer.max_steps == -1 else None
 

@@ -12,7 +12,6 @@ from typing import NamedTuple, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DistributedSampler
 
 from ida_lightning.data import LabelledDataModule
 from ida_lightning.data_facts import facts_from
@@ -171,17 +170,26 @@ def training_batches(
         InputError: for a training split without a batch.
     """
     loader = data.train_dataloader()
-    if len(loader) == 0:
+    try:
+        length = len(loader)
+    except TypeError:  # a stream of unknown length
+        length = None
+    if length == 0:
         raise InputError("data: expected training images, got none")
     if count is None:
-        count = min(len(loader), -(-_ENOUGH // data.batch_size))
-    for step in progress(range(count)):
-        epoch, number = divmod(step, len(loader))
-        if number == 0:
-            if isinstance(loader.sampler, DistributedSampler):
-                loader.sampler.set_epoch(epoch)
+        enough = -(-_ENOUGH // data.batch_size)
+        count = enough if length is None else min(length, enough)
+    epoch, number, batches = 0, 0, iter(loader)
+    for _ in progress(range(count)):
+        fetched = next(batches, None)
+        if fetched is None:
+            epoch, number = epoch + 1, 0
+            if hasattr(told := getattr(loader, "sampler", loader), "set_epoch"):  # a stream is told itself
+                told.set_epoch(epoch)
             batches = iter(loader)
-        yield epoch, number, data.transfer_batch_to_device(next(batches), device, 0)
+            fetched = next(batches)
+        yield epoch, number, data.transfer_batch_to_device(fetched, device, 0)
+        number += 1
 
 
 def _measured(logits: Tensor, mix: LabelMix, temperature: float, revise: Revise) -> tuple[dict[str, Tensor], int]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ida_lightning.cli import IDACLI
+from ida_lightning.data.streaming.loader import StreamSplit
 from ida_lightning.data_facts import INTERPOLATION, DataFacts, DescribedData, facts_from
 from ida_lightning.errors import InputError
 from ida_lightning.models import (
@@ -147,12 +148,13 @@ def pictures_for(source: Source, run: _Reader | None, count: int) -> Pictures:
     if name is None:
         raise InputError(f"config: expected test or validation images, {type(data).__name__} has {list(data.splits)}")
     split = data.splits[name]
-    count = min(count, len(split))
-    batch = split.__getitems__([index * len(split) // count for index in range(count)])
-    labels = batch.label_mix.labels[:, 0]
-    return Pictures(
-        batch.inputs.float() / 255, labels, f"{name} images of {type(data).__name__}, as the config has them"
-    )
+    if not isinstance(split, StreamSplit):
+        count = min(count, len(split))
+        batch = split.__getitems__([index * len(split) // count for index in range(count)])
+    else:  # the first of a stream
+        batch = next(iter(data.test_dataloader() if name == "test" else data.val_dataloader()))
+    inputs, labels = batch.inputs[:count], batch.label_mix.labels[:count, 0]
+    return Pictures(inputs.float() / 255, labels, f"{name} images of {type(data).__name__}, as the config has them")
 
 
 def _check_config(facts: DataFacts, said: Description, path: str) -> None:
