@@ -4,10 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ida_lightning import load_student
+from ida_lightning import ClassificationModule, InnerMixingCallback, TextCNN, TextDataModule, load_student
 from ida_lightning.__main__ import main
 from ida_lightning.data.tokens import make_tokenizer
 from ida_lightning.models import build_model, read_description
@@ -15,6 +17,7 @@ from tests.helpers.command_line import CONFIGS, SHORT, fit, metrics_of
 from tests.helpers.texts import TINY, TINY_BERT, made_pairs, write_texts
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
     pytest.mark.filterwarnings("ignore:teacher. .* is close to chance"),
 ]
 FEW = ["--data.batch_size=8", "--trainer.accelerator=cpu"]
@@ -64,6 +67,25 @@ def test_bert_teaches_distilbert_by_name(questions):
     fit("text/distilbert", *FEW, *same)
     assert set(metrics_of(1)["train/violation_rate_corrected"]) == {0}
     assert read_description("outputs/text/distilbert.safetensors").network_args == {}
+
+
+def test_a_resumed_fit_ends_as_the_whole_one(tmp_path):
+    def fit_texts(folder, checkpoint=None):
+        torch.manual_seed(0)
+        module = ClassificationModule(TextCNN(3, 300, width=4, filters=4, dropout=0), num_classes=3)
+        data = TextDataModule(made_pairs(60), tokens=TINY, batch_size=8, seed=3)
+        kept = ModelCheckpoint(tmp_path / folder, "{step}", every_n_train_steps=3, save_top_k=-1)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = L.Trainer(
+            max_epochs=2, accelerator="cpu", callbacks=[InnerMixingCallback("embedding"), kept], **quiet
+        )
+        trainer.fit(module, data, ckpt_path=checkpoint)
+        return trainer.global_step, module.state_dict()
+
+    steps, whole = fit_texts("whole")
+    resumed_steps, resumed = fit_texts("resumed", tmp_path / "whole" / "step=3.ckpt")
+    assert resumed_steps == steps == 10
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
 
 def test_an_audit_shows_texts(questions):

@@ -18,7 +18,8 @@ def test_a_mixing_data_module_says_everything(blobs):
     assert isinstance(blobs, DescribedData)
     assert isinstance(DigitsDataModule(), DescribedData)
     facts = facts_from(blobs)
-    assert None not in facts._replace(cycle=1)  # none unless answers are stored
+    # None unless answers are stored, and of what is no text.
+    assert None not in facts._replace(cycle=1, vocabulary=())
     assert facts.image_input == ImageInput((0.2,), (0.25,), 8)
     assert facts.class_names == BlobsDataModule.class_names
     assert facts.class_names is not BlobsDataModule.class_names, "a copy"

@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from ida_lightning import InputError
 from ida_lightning.data import FromDatasetsDataModule, colours
 from ida_lightning.data.image_files import as_seen, list_images, read_image
+from tests.helpers.folder_files import swapped_profile
 
 RED = (200, 30, 30)
 
@@ -54,17 +55,6 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
 def test_every_kind_looks_as_in_a_viewer(tmp_path, image, pixel):
     image.save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").getpixel((1, 1)) == pixel
-
-
-def swapped_profile():
-    """A colour profile whose red and green are those of sRGB exchanged: sRGB with two tags renamed."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    for first, second in ((b"rXYZ", b"gXYZ"), (b"rTRC", b"gTRC")):
-        a, b = profile.index(first), profile.index(second)
-        profile[a : a + 4], profile[b : b + 4] = second, first
-    start = profile.index("sRGB".encode("utf-16-be"))
-    profile[start : start + 8] = "mine".encode("utf-16-be")  # its name, or it would count as sRGB
-    return bytes(profile)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])

@@ -12,7 +12,7 @@ from PIL import Image
 from ida_lightning import InputError
 from ida_lightning.data import HuggingFaceStream, LitDataStream, StreamedImage, WebDatasetStream
 from ida_lightning.data.streaming.stream import number_of
-from tests.helpers.folder_files import write_folder
+from tests.helpers.folder_files import swapped_profile, write_folder
 from tests.helpers.streams import ENGINES, IMAGES, Pixels, ids_of, loader_of, stream_of
 
 
@@ -69,23 +69,24 @@ def test_images_are_what_was_packed(shards, engine):
     assert torch.equal(batch.label_mix.labels[:, 0], batch.index // (IMAGES // 3))
 
 
-def test_turned_photographs_of_litdata_stay_upright(tmp_path):
+def test_photographs_of_litdata_keep_their_colours(tmp_path):
     from litdata.streaming import Cache
 
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     pixels = np.zeros((16, 16, 3), np.uint8)
-    pixels[:8] = 255
-    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    pixels[:8, :, 0] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, icc_profile=swapped_profile(), quality=95)
     cache = Cache(str(tmp_path / "shards"), chunk_size=2)
-    for row in range(2):  # LitData keeps the file, and would decode it without its orientation
-        with Image.open(tmp_path / "turned.jpg") as image:
+    for row in range(2):  # LitData keeps the file, and would decode it without its profile
+        with Image.open(tmp_path / "a.jpg") as image:
             cache[row] = {"image": image, "label": row}
     cache.done()
     cache.merge()
     batch = next(iter(loader_of(LitDataStream(str(tmp_path / "shards")), shuffled=False, batch_size=2)))
-    assert batch.inputs[:, :, :6].max() < 60
-    assert batch.inputs[:, :, 10:].min() > 200
+    red, green, blue = batch.inputs[:, :, 11:, 4:12].float().mean((0, 2, 3)).tolist()
+    assert red < 60 < 180 < max(green, blue), "another colour by the profile, in the lower half"
+    assert batch.inputs[:, :, :5].max() < 60
 
 
 def test_ids_are_stable_numbers():

@@ -61,6 +61,7 @@ def test_a_student_becomes_a_folder_that_transformers_loads(folder, capsys):
 
 
 def refused(capsys, *more):
+    capsys.readouterr()
     with pytest.raises(SystemExit):
         export(*more)
     (line,) = capsys.readouterr().err.splitlines()[-1:]
@@ -84,3 +85,5 @@ def test_weights_of_another_vocabulary_are_not_exported(folder, capsys):
     save_file(network.state_dict(), "student.safetensors", description.metadata())
     line = refused(capsys, "--config", "fit.yaml")
     assert "checkpoint: expected weights that were trained with the data's tokenizer" in line
+    line = refused(capsys, "--config", "fit.yaml", "--to", "onnx")
+    assert "to: expected transformers for a network that reads texts, got onnx" in line

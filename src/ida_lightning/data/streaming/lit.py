@@ -18,7 +18,7 @@ class LitDataStream(ImageStream):
     """Reads shards that LitData wrote, from a folder or from object storage (``s3://``, ``gs://``, ...).
 
     Items are dictionaries with an image, a label and, best, an ``id``. Images that LitData keeps as JPEG files reach us
-    as such: its own decoder would forget how they were turned and their colour profile.
+    as such: its own decoder would leave out their colour profile.
 
     Args:
         root: of the shards, where ``index.json`` is.

@@ -16,7 +16,7 @@ from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.data import InMemoryInputs, LabelledDataModule
 from ida_lightning.data.decoded import attribute_of
 from ida_lightning.errors import InputError, at_least
-from ida_lightning.inputs import on_each
+from ida_lightning.inputs import is_picture, on_each
 from ida_lightning.mixing import MixedBatch, Mixing
 from ida_lightning.models import logits_of, run_network
 from ida_lightning.modules import DistillationModule
@@ -126,6 +126,7 @@ class _LoaderData(LabelledDataModule):
     def __init__(
         self, loader: Iterable[Any], first: MixedBatch, classes: int, mixing: Mixing, batches: int | None
     ) -> None:
+        self.unit = "images" if is_picture(first.inputs) else "inputs"
         names = attribute_of(attribute_of(loader, "dataset"), "classes")
         self.class_names = [str(name) for name in names or range(classes)]
         if len(self.class_names) != classes:

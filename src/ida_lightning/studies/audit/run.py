@@ -173,6 +173,7 @@ def measure_teacher(
         },
         "data": {
             "module": type(data).__name__,
+            "unit": data.unit,
             "classes": data.num_classes,
             "batch_size": data.batch_size,
             "rows": len(tables["clean"].labels) + tables["clean"].nonfinite,

@@ -85,6 +85,8 @@ def read_source(options: Mapping[str, Any], run: _Reader | None) -> Source:
     facts = facts_from(None if run is None else run.datamodule)
     with _named_checkpoint():
         said = read_description(path)
+        if said.vocabulary is not None:
+            raise InputError(f"to: expected transformers for a network that reads texts, got {options['to']}")
         own = said.network is None or not is_registered(said.network)
         if run is not None and own and options["network"] is None:
             network = read_own_network(path, run)
