@@ -34,7 +34,7 @@ class ClassificationModule(ClassifierBase):
         hard_temperature: T of the softmax in the cross-entropy, which is multiplied by its square, so that the gradient
             keeps its size: labels alone beside a student that is distilled at this temperature.
         fields: single fields of ``optimisation``: ``lr_scheduler``, ``lr_reference_batch``, ``compile_args``,
-            ``warmup``, ``lr_interval``, ``lr_monitor``, ``layout``.
+            ``warmup``, ``lr_interval``, ``lr_monitor``, ``layout``, ``allow_inexact_resume``.
 
     Raises:
         InputError: for a network that cannot be built, and a temperature that is not > 0.

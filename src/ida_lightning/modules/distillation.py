@@ -65,7 +65,7 @@ class DistillationModule(SupervisionHooks, ClassifierBase):
             and ``allow_other_teacher``), ``student`` (``student_args``), ``loss`` (``temperature``, ``soft_weight``,
             ``hard_weight``, ``nonfinite``, ``hard_temperature``, ``distillation``) and ``optimisation``
             (``lr_scheduler``, ``lr_reference_batch``, ``compile_args``, ``warmup``, ``lr_interval``, ``lr_monitor``,
-            ``layout``) by short names.
+            ``layout``, ``allow_inexact_resume``) by short names.
 
     Raises:
         InputError: for values out of range, a field with different values by its short name and in its group, networks

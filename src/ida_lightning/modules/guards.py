@@ -21,6 +21,7 @@ from ida_lightning.files import replacing
 from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, logs_this_step
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules.evaluation import require_finite
+from ida_lightning.modules.resuming import check_resumed
 from ida_lightning.supervision import Supervision
 
 if TYPE_CHECKING:
@@ -38,12 +39,20 @@ class StepGuard(L.Callback):
     def __init__(self) -> None:
         self._batch: Any = None
         self._loss: Tensor | None = None
+        self._begun = False
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Have the first batch tell whether this fit goes on in the middle of an epoch."""
+        self._begun = False
+
+    def on_train_batch_start(  # type: ignore[override]
+        self, trainer: L.Trainer, pl_module: ClassifierBase, batch: Any, batch_idx: int
     ) -> None:
         """Seed the step, so that dropout too depends on (seed, epoch, batch, process) alone, resumed or not."""
         self._batch, self._loss = batch, None
+        if not self._begun:
+            check_resumed(trainer, batch_idx, pl_module.optimisation.allow_inexact_resume)
+        self._begun = True
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)), epoch_in_progress(trainer), batch_idx, trainer.global_rank
         word = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
         if pl_module.device.type == "cpu":  # torch.manual_seed would look for every kind of accelerator, each time

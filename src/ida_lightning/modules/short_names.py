@@ -39,6 +39,7 @@ class OptimisationFields(TypedDict, total=False):
     lr_interval: Literal["epoch", "step"] | None
     lr_monitor: str | None
     layout: Layout
+    allow_inexact_resume: bool
 
 
 class DistillationFields(OptimisationFields, total=False):
@@ -75,7 +76,10 @@ SHORT_NAMES: Mapping[str, tuple[str, str]] = {
     **{name: ("loss", name) for name in ("temperature", "soft_weight", "hard_weight", "nonfinite", "hard_temperature")},
     "distillation": ("loss", "distillation"),
     **{name: ("optimisation", name) for name in ("lr_scheduler", "lr_reference_batch", "compile_args")},
-    **{name: ("optimisation", name) for name in ("warmup", "lr_interval", "lr_monitor", "layout")},
+    **{
+        name: ("optimisation", name)
+        for name in ("warmup", "lr_interval", "lr_monitor", "layout", "allow_inexact_resume")
+    },
 }
 
 GROUPS: Mapping[str, type[Teacher] | type[Student] | type[Loss] | type[Optimisation]] = {

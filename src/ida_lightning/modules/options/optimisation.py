@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ida_lightning.checks import text
-from ida_lightning.errors import InputError, at_least, kind_of, one_of, share_below_one
+from ida_lightning.errors import InputError, at_least, flag, kind_of, one_of, share_below_one
 from ida_lightning.modules.options.networks import check_args
 
 # LightningCLI has the same two, but importing it needs jsonargparse, which training from Python does not.
@@ -58,6 +58,8 @@ class Optimisation:
             on CUDA, contiguous elsewhere, so that results on a CPU stay what they were. ``trial``: when fitting starts
             both are timed on the device, a step of 32 images each. The choice is kept in the checkpoint, and a fit that
             is resumed goes on with it.
+        allow_inexact_resume: go on in the middle of an epoch also with a loader that begins it anew, such as torch's
+            own, so that some rows come again and others not at all in that epoch; otherwise such a run is refused.
 
     Raises:
         InputError: for a reference batch below 1, another share, interval or layout, and a metric that is no name.
@@ -79,9 +81,11 @@ class Optimisation:
     lr_interval: Literal["epoch", "step"] | None = None
     lr_monitor: str | None = None
     layout: Layout = "auto"
+    allow_inexact_resume: bool = False
 
     def __post_init__(self) -> None:
         one_of("layout", self.layout, get_args(Layout))
+        flag("allow_inexact_resume", self.allow_inexact_resume)
         if self.lr_monitor is not None:
             text("lr_monitor", self.lr_monitor)
         share_below_one("warmup", self.warmup)

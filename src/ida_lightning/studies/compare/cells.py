@@ -26,7 +26,7 @@ _OTHER_COMMANDS = ("allow_untrained",)  # of evaluation
 # Arguments that older results do not have, with what they were then.
 _NEWER: dict[str, Any] = {"teacher_outputs": None, "lr_monitor": None, "hard_temperature": 1.0, "teacher_view": "mixed"}
 _NEWER |= dict.fromkeys(("teacher_blend", "teacher_image_input", "teacher_classes"))
-_NEWER |= {"layout": "auto", "teacher_strategy": "replicate"}
+_NEWER |= {"layout": "auto", "teacher_strategy": "replicate", "allow_inexact_resume": False}
 _NEWER["distillation"] = {"class_path": "ida_lightning.KL", "init_args": {}}
 _NEWER_OF_CALLBACKS = {"artifact": False}
 _WATCHING = ("logger", "enable_progress_bar", "enable_model_summary", "default_root_dir")
