@@ -160,6 +160,7 @@ def test_a_description_comes_back_as_it_was(tmp_path):
         **{"network": "resnet18", "network_args": {"drop_rate": 0.1}, "stem": "small", "class_path": "a.B"},
         **{"strides": {"conv1": [2, 2]}, "num_classes": 2, "in_channels": 1, "class_names": ["a", "b"]},
         **{"image_input": ImageInput((0.5,), (0.2,), 32), "interpolation": "bilinear", "crop": 0.875},
+        **{"vocabulary": "4c1f"},
         **{"recipe": {"methods": []}, "metrics": {"val_acc": 0.5}, "versions": {"torch": "2"}},
     )
     assert None not in said

@@ -39,7 +39,7 @@ NUMERICS = (
 # What Lightning's documentation does not promise, as attributes, methods that are overridden and imports.
 PRIVATE = {
     *("_active_loop", "_batches_that_stepped", "_data_connector", "_instantiator", "_logger_connector", "_results"),
-    *("_LRCallback",),
+    *("_LRCallback", "_combined_loader_states_to_load", "_data_fetcher", "_load_combined_loader_states"),
     *(
         "_enable_version_counter",
         "_given_hyperparameters",

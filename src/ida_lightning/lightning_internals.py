@@ -57,6 +57,18 @@ def batches_begun(trainer: L.Trainer) -> int:
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
+def tell_loaders_where_they_were(trainer: L.Trainer) -> None:
+    """Load the states of stateful loaders that a checkpoint has; called when training starts.
+
+    Lightning loads them when it sets the loaders up. A schedule that asks for the number of steps makes that happen
+    before the checkpoint is read, and then they would never be loaded.
+    """
+    loop = trainer.fit_loop
+    if loop._combined_loader_states_to_load:
+        loop._load_combined_loader_states()
+        iter(loop._data_fetcher)  # type: ignore[arg-type]
+
+
 def set_max_epochs(trainer: L.Trainer, epochs: int) -> None:
     """Change how many epochs the next fit has."""
     trainer.fit_loop.max_epochs = epochs

@@ -136,9 +136,11 @@ class Stream(IterableDataset):
 
 @pytest.mark.filterwarnings("ignore:.*IterableDataset.*")
 def test_loaders_without_length_train_and_validate(tmp_path):
-    run = trainer(tmp_path, max_epochs=2)
+    run = trainer(tmp_path, max_epochs=2, max_steps=8)
     run.fit(module(), DataLoader(Stream(), 8), DataLoader(Stream(), 8))
     assert run.global_step == 8
+    with pytest.raises(InputError, match="trainer.max_steps: expected a number for the schedule to end at"):
+        trainer(tmp_path, max_epochs=2).fit(module(), DataLoader(Stream(), 8), DataLoader(Stream(), 8))
 
 
 @pytest.mark.parametrize(

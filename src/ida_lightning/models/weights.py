@@ -17,7 +17,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from ida_lightning.checks import path_or_address, text
-from ida_lightning.errors import InputError, is_a, kind_of
+from ida_lightning.errors import InputError, flag, is_a, kind_of
 from ida_lightning.models.description import KEY, Description, ImageInput, check_description, description_in
 from ida_lightning.models.reading import explain, load_values
 from ida_lightning.models.vocabulary import note_vocabulary
@@ -80,6 +80,7 @@ def load_weights(path: str | Path, what: str = "path", mapped: bool = False) -> 
     Raises:
         InputError: if there is no such file, or it is damaged, holds code, or is something else.
     """
+    flag("mapped", mapped)
     given = path_or_address(str(text("what", what)), path)
     if not is_file(given, what):
         raise InputError(f"{what}: expected a weight file, found nothing at {given}")

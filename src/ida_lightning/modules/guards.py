@@ -18,7 +18,12 @@ from torch import Tensor
 from ida_lightning.adapters import as_mixed_batch
 from ida_lightning.errors import InputError, one_of
 from ida_lightning.files import replacing
-from ida_lightning.lightning_internals import batches_begun, epoch_in_progress, logs_this_step
+from ida_lightning.lightning_internals import (
+    batches_begun,
+    epoch_in_progress,
+    logs_this_step,
+    tell_loaders_where_they_were,
+)
 from ida_lightning.mixing import MixedBatch
 from ida_lightning.modules.evaluation import require_finite
 from ida_lightning.modules.resuming import check_resumed
@@ -42,7 +47,8 @@ class StepGuard(L.Callback):
         self._begun = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Have the first batch tell whether this fit goes on in the middle of an epoch."""
+        """Tell loaders where a run goes on, and have the first batch say whether that is in the middle of an epoch."""
+        tell_loaders_where_they_were(trainer)
         self._begun = False
 
     def on_train_batch_start(  # type: ignore[override]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 import lightning as L
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from ida_lightning.errors import InputError
 
@@ -25,26 +22,13 @@ def check_resumed(trainer: L.Trainer, done: int, allow_inexact: bool) -> None:
     Raises:
         InputError: for such a loader, unless it is allowed.
     """
-    anew = next(
-        (loader for loader in _loaders(trainer.train_dataloader) if not hasattr(loader, "load_state_dict")), None
-    )
-    if not done or anew is None:
+    loader = trainer.train_dataloader
+    if not done or hasattr(loader, "load_state_dict"):
         return
     reason = (
         f"ckpt_path: expected the end of an epoch, or a loader with load_state_dict, got one after {done} batches and "
-        f"a {type(anew).__name__}, which begins the epoch anew"
+        f"a {type(loader).__name__}, which begins the epoch anew"
     )
     if not allow_inexact:
         raise InputError(f"{reason}; allow_inexact_resume: true goes on with other batches")
     rank_zero_warn(f"{reason}; going on, some of its images come again and others not at all")
-
-
-def _loaders(given: Any) -> Iterator[Any]:
-    """Yield every loader of what a Trainer was given for training: one, or several in lists and mappings."""
-    if isinstance(given, CombinedLoader):
-        yield from given.flattened
-    elif isinstance(given, (list, tuple, Mapping)):
-        for part in given.values() if isinstance(given, Mapping) else given:
-            yield from _loaders(part)
-    else:
-        yield given
