@@ -77,6 +77,7 @@ def test_the_loop_takes_every_method_as_a_function(names):
         "AuthorsIsotonicCallback": None,  # the released code's choices, for reproduction
         "CutMixPickCallback": "CutMixPick",
         "DataSelectionCallback": "data selection",
+        "InnerMixingCallback": None,  # hooks in the networks
         "IsotonicSoftLabelCallback": "isotonic correction",
         "LabelRevisionCallback": "label revision",
         "OrderPenaltyCallback": None,  # a term: sigma

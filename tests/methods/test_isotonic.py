@@ -149,9 +149,9 @@ def test_a_step_never_waits_for_the_accelerator(device, space, blobs):
     module.setup("fit")
     module.to(device)
     blobs.setup("fit")
-    images, mix, index, partner, _ = blobs.splits["train"].__getitems__(range(32))
-    mix = LabelMix(*(field.to(device) for field in mix))
-    loaded = MixedBatch(images.to(device), mix, index.to(device), partner.to(device))
+    loaded = blobs.splits["train"].__getitems__(range(32))
+    mix = LabelMix(*(field.to(device) for field in loaded.label_mix))
+    loaded = MixedBatch(loaded.inputs.to(device), mix, loaded.index.to(device), loaded.partner.to(device))
     callback = IsotonicSoftLabelCallback(space=space, share=0.99)  # drawn, and all of these rows are in it
     callback.setup(None, module, "fit")
     module.log_dict = lambda values, **options: None  # logging needs a trainer

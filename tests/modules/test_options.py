@@ -35,10 +35,11 @@ GROUPS = {
         *("test_resnet", "teacher.pt", {"stem": "small"}, "bf16", True, TeacherOutputs("answers"), "plain"),
         image_input=SEEN,
         classes=[3, 1, 2, 0],
+        strategy="shard",
     ),
     "student": Student("test_vit", {"depth": 1}),
     "loss": Loss(3.0, 0.8, 0.3, "skip", 2.0, LogitStandardisation(DKD(beta=2.0))),
-    "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step", "train/loss", "contiguous"),
+    "optimisation": Optimisation(constant, 64, {"backend": "eager"}, 0.1, "step", "train/loss", "contiguous", True),
 }
 SHORT = {
     "teacher_checkpoint": "teacher.pt",
@@ -50,6 +51,7 @@ SHORT = {
     "teacher_blend": None,
     "teacher_image_input": SEEN,
     "teacher_classes": [3, 1, 2, 0],
+    "teacher_strategy": "shard",
     "student_args": {"depth": 1},
     "temperature": 3.0,
     "soft_weight": 0.8,
@@ -64,6 +66,7 @@ SHORT = {
     "lr_interval": "step",
     "lr_monitor": "train/loss",
     "layout": "contiguous",
+    "allow_inexact_resume": True,
 }
 
 
@@ -151,7 +154,7 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
         **{"extra": 7, "num_classes": 4, "in_channels": 1, "image_size": 8, "student": "test_resnet"},
         **{"teacher_checkpoint": None, "teacher_args": None, "teacher_precision": "32", "allow_other_teacher": False},
         **{"teacher_outputs": None, "teacher_view": "mixed", "teacher_blend": None},
-        **{"teacher_image_input": None, "teacher_classes": None},
+        **{"teacher_image_input": None, "teacher_classes": None, "teacher_strategy": "replicate"},
         **{"student_args": {"stem": "small"}, "temperature": 3.0, "soft_weight": 0.95, "hard_weight": 0.05},
         "hard_temperature": 1.0,
         "distillation": {
@@ -166,6 +169,7 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_it(tmp_path, blobs):
             "lr_interval": None,
             "lr_monitor": None,
             "layout": "auto",
+            "allow_inexact_resume": False,
         },
     }
     loaded = Own.load_from_checkpoint(tmp_path / "run.ckpt", teacher=nn.Identity(), hard_weight=0.5, weights_only=True)

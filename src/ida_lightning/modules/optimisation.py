@@ -58,7 +58,7 @@ def make_optimizer(
     if optimisation.lr_interval == "epoch":
         rank_zero_warn("lr_interval: epoch is of lr_scheduler; the default schedule is stepped every step")
     steps = trainer.estimated_stepping_batches
-    if math.isinf(steps):  # a run without an end has no schedule
+    if math.isinf(steps) or trainer.limit_train_batches == 0:  # a run without an end, or without a step
         return optimizer
     if steps < 0:  # epochs of nobody knows how many steps
         raise InputError(

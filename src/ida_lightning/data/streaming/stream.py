@@ -153,7 +153,7 @@ def number_of(image: StreamedImage) -> int:
         >>> number_of(StreamedImage(b"", 0, 7)), number_of(StreamedImage(b"", 0, "000012"))
         (7, 12)
         >>> number_of(StreamedImage(b"", 0, "n01440764/7.jpeg"))
-        2163189894655009250
+        5767619343812478130
 
     Raises:
         InputError: for a number that is negative or needs more than 63 bits.
