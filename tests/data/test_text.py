@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
@@ -48,10 +49,9 @@ def test_columns_classes_and_encoding_are_arguments(tmp_path):
 
 
 def test_labels_of_hugging_face_get_their_names():
-    class Source(list):
-        features = {"label": type("ClassLabel", (), {"names": ["who", "where"]})()}  # noqa: RUF012
-
-    source = Source({"text": f"text {number}", "label": number % 2} for number in range(6))
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["who", "where"]))
+    columns = {"text": [f"text {number}" for number in range(6)], "label": [number % 2 for number in range(6)]}
+    source = datasets.Dataset.from_dict(columns, features)
     assert read(source).class_names == ["where", "who"]
     data = read(source, fields=TextFields(class_names=["who", "where"]), val_share=0)
     assert data.splits["train"].labels.tolist() == [0, 1, 0, 1, 0, 1]
