@@ -24,7 +24,7 @@ from ida_lightning.metrics import violated_rows
 from ida_lightning.modules import ClassificationModule, DistillationModule, Teacher, TeacherOutputs, sharding
 from ida_lightning.modules.evaluation import rows_that_count
 from tests.helpers.data import BlobsDataModule
-from tests.helpers.kinds import KindsDataModule, Sentences
+from tests.helpers.kinds import CLASSES, NETWORKS, KindsDataModule, Sentences
 from tests.helpers.networks import TinyNet
 from tests.helpers.trainers import trainer
 
@@ -355,6 +355,26 @@ def test_strategies_that_take_the_network_apart_are_refused(tmp_path, strategy, 
     )
     with pytest.raises(InputError, match=expected):
         network.setup(stage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_two_processes_agree_on_inputs_of_any_kind(kind, tmp_path):
+    class Weights(Callback):
+        def on_train_end(self, trainer, module):
+            kept = {"step": trainer.global_step, "weights": module.student.state_dict()}
+            torch.save(kept, tmp_path / f"rank_{trainer.global_rank}")
+
+    torch.manual_seed(1)
+    module = DistillationModule(NETWORKS[kind](), NETWORKS[kind](), CLASSES)
+    before = {name: value.clone() for name, value in module.student.state_dict().items()}
+    run = trainer(tmp_path, callbacks=[IsotonicSoftLabelCallback(), Weights()], devices=2, strategy="ddp_fork")
+    run.fit(module, KindsDataModule(kind, batch_size=4))
+    first, second = (torch.load(tmp_path / f"rank_{rank}", weights_only=True) for rank in (0, 1))
+    assert first["step"] == second["step"] == 3
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name])
+    assert any(not torch.equal(value, before[name]) for name, value in first["weights"].items())
 
 
 @pytest.mark.slow  # two processes, three times

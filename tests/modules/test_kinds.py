@@ -128,8 +128,8 @@ POOLED = ("CutMixPickCallback", "TeacherLabelCallback")
 NEEDS_MORE = ("AddedTermCallback", "AttentionCallback", "InnerMixingCallback")
 METHODS = {name: kind for name, kind in vars(all_methods).items() if name.endswith("Callback")}
 CASES = [
-    (kind, name)
-    for kind in ("sequences", "tokens")
+    pytest.param(kind, name, marks=[] if kind in ("sequences", "tokens") else pytest.mark.slow)
+    for kind in KINDS
     for name in METHODS
     if name not in NEEDS_MORE and not (kind == "tokens" and name in POOLED)  # which need mixed rows
 ]
@@ -139,7 +139,8 @@ CASES = [
 def test_every_method_takes_other_inputs(kind, name, tmp_path):
     options = {}
     if issubclass(METHODS[name], all_methods.FeatureLoss):
-        options = {"student_layers": "head", "teacher_layers": "head"}
+        head = "head" if kind in ("sequences", "tokens") else str(len(module_of(kind).student) - 1)
+        options = {"student_layers": head, "teacher_layers": head}
     if name == "CRDCallback":
         options["contrast"] = all_methods.Contrast(dimensions=4, negatives=8)
     method = METHODS[name](**options)
@@ -150,7 +151,7 @@ def test_every_method_takes_other_inputs(kind, name, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize("kind", ["vectors", "tokens"])
+@pytest.mark.parametrize("kind", ["vectors", "tokens", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS[1:3])])
 def test_stored_answers_and_resume_of_other_inputs(kind, tmp_path):
     def fit(*paths, mode="record", steps=3, path=None):
         module = module_of(kind, teacher_outputs=TeacherOutputs(str(tmp_path / "answers"), mode=mode))
