@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from ida_lightning.checks import seed_or_none
-from ida_lightning.data.in_memory import InMemoryImages, InMemoryInputs
+from ida_lightning.data.in_memory import InMemoryRows
 from ida_lightning.data.loading import EpochSampler, ResumableLoader
 from ida_lightning.data.summary import lines_about
 from ida_lightning.data_facts import data_fingerprint
@@ -76,6 +76,7 @@ class LabelledDataModule(L.LightningDataModule, ABC):
             do not fit the attributes.
 
     Example:
+        >>> from ida_lightning import InMemoryInputs
         >>> class Signals(LabelledDataModule):
         ...     class_names = ["low", "high"]
         ...
@@ -153,7 +154,7 @@ class LabelledDataModule(L.LightningDataModule, ABC):
             name: of the split.
             split: what :meth:`load` returned.
         """
-        if not isinstance(split, (InMemoryImages, InMemoryInputs)):
+        if not isinstance(split, InMemoryRows):
             return
         if not len(split):
             raise InputError(f"{name}: expected {self.unit}, got none")

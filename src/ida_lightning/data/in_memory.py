@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,8 +19,33 @@ from ida_lightning.label_mix import LabelMix
 from ida_lightning.mixing import MixedBatch
 
 
-class InMemoryImages(Dataset[MixedBatch]):
-    """Holds uint8 images and their labels; a batch is one indexing operation instead of one call per image.
+class InMemoryRows(Dataset[MixedBatch], ABC):
+    """Holds labelled rows in memory; a batch is one fetch instead of one call per row: a base.
+
+    Attributes:
+        labels: int64 ``(rows,)``.
+    """
+
+    labels: Tensor
+
+    @abstractmethod
+    def fetch(self, index: Tensor) -> Inputs:
+        """Return the inputs of rows, int64 ``(batch,)``."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: int) -> MixedBatch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[int]) -> MixedBatch:
+        index = torch.as_tensor(keys) % len(self)  # the epoch in the key matters to sets that decode
+        mix = LabelMix.unmixed(self.labels[index])
+        return MixedBatch(self.fetch(index), mix, index, torch.arange(len(index))[:, None])
+
+
+class InMemoryImages(InMemoryRows):
+    """Holds uint8 images and their labels.
 
     Args:
         images: uint8 ``(images, channels, height, width)``.
@@ -38,16 +64,9 @@ class InMemoryImages(Dataset[MixedBatch]):
         self.images = images
         self.labels = labels
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, key: int) -> MixedBatch:
-        return self.__getitems__([key])
-
-    def __getitems__(self, keys: Sequence[int]) -> MixedBatch:
-        index = torch.as_tensor(keys) % len(self)  # the epoch in the key matters to sets that decode
-        mix = LabelMix.unmixed(self.labels[index])
-        return MixedBatch(self.images[index], mix, index, torch.arange(len(index))[:, None])
+    def fetch(self, index: Tensor) -> Tensor:
+        """Return the images of rows."""
+        return self.images[index]
 
     def subset(self, rows: np.ndarray) -> InMemoryImages:
         """Return a copy of the images at ``rows``."""
@@ -55,8 +74,8 @@ class InMemoryImages(Dataset[MixedBatch]):
         return InMemoryImages(self.images[chosen], self.labels[chosen])
 
 
-class InMemoryInputs(Dataset[MixedBatch]):
-    """Holds labelled inputs of any kind; a batch is one indexing operation instead of one call per row.
+class InMemoryInputs(InMemoryRows):
+    """Holds labelled inputs of any kind.
 
     Args:
         inputs: a tensor ``(rows, ...)``, or a mapping of such (token ids and their mask, say).
@@ -76,16 +95,9 @@ class InMemoryInputs(Dataset[MixedBatch]):
         self.inputs = check_inputs("inputs", inputs)
         self.labels = int_vector("labels", labels, rows_in(inputs))
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, key: int) -> MixedBatch:
-        return self.__getitems__([key])
-
-    def __getitems__(self, keys: Sequence[int]) -> MixedBatch:
-        index = torch.as_tensor(keys) % len(self)  # the epoch in the key matters to sets that draw
-        mix = LabelMix.unmixed(self.labels[index])
-        return MixedBatch(take_rows(self.inputs, index), mix, index, torch.arange(len(index))[:, None])
+    def fetch(self, index: Tensor) -> Inputs:
+        """Return the inputs of rows."""
+        return take_rows(self.inputs, index)
 
 
 def carve(labels: Tensor, share: float | None) -> tuple[np.ndarray, np.ndarray]:

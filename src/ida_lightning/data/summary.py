@@ -8,9 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ida_lightning.data.decoded import DecodedImages
-from ida_lightning.data.in_memory import InMemoryImages, InMemoryInputs
+from ida_lightning.data.in_memory import InMemoryRows
 from ida_lightning.data.streaming.loader import StreamSplit
-from ida_lightning.data.texts import Texts
 
 _MOST_NAMES = 5
 
@@ -49,6 +48,6 @@ def _count(split: Any) -> str:
 
 def _labels(split: Any) -> Tensor | None:
     """Return the labels of a split if that takes no reading of images."""
-    if isinstance(split, (InMemoryImages, InMemoryInputs, Texts)):
+    if isinstance(split, InMemoryRows):
         return split.labels
     return split.known_labels() if isinstance(split, DecodedImages) else None

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ida_lightning.label_mix import LabelMix
-from ida_lightning.mixing import MixedBatch
+from ida_lightning.data.in_memory import InMemoryRows
 
 
-class Texts(Dataset[MixedBatch]):
+class Texts(InMemoryRows):
     """Holds the tokens of texts, and the texts themselves to show.
 
     Batches have the inputs ``input_ids`` and ``attention_mask``, int64 ``(batch, longest)``.
@@ -34,19 +32,11 @@ class Texts(Dataset[MixedBatch]):
         self.ids = torch.tensor([number for row in ids for number in row], dtype=torch.int32)
         self.ends = torch.from_numpy(lengths.cumsum())
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, key: int) -> MixedBatch:
-        return self.__getitems__([key])
-
-    def __getitems__(self, keys: Sequence[int]) -> MixedBatch:
-        index = torch.as_tensor(keys) % len(self)  # the epoch in the key matters to sets that decode
+    def fetch(self, index: Tensor) -> dict[str, Tensor]:
+        """Return the tokens of rows and their mask."""
         ends = self.ends[index]
         starts = torch.where(index > 0, self.ends[index - 1], 0)
         place = torch.arange(int((ends - starts).max()))
         there = place < (ends - starts)[:, None]
         ids = self.ids[(starts[:, None] + place).clamp(max=len(self.ids) - 1)].long()
-        inputs = {"input_ids": torch.where(there, ids, self.pad_id), "attention_mask": there.long()}
-        itself = torch.arange(len(index))[:, None]
-        return MixedBatch(inputs, LabelMix.unmixed(self.labels[index]), index, itself)
+        return {"input_ids": torch.where(there, ids, self.pad_id), "attention_mask": there.long()}
