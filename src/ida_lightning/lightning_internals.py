@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from ida_lightning.files import replacing
+from ida_lightning.remote import is_address
 
 _Item = TypeVar("_Item")
 
@@ -175,7 +176,7 @@ def write_whole_tables(logger: Logger) -> None:
     Args:
         logger: of any kind, on the process that writes; only a CSVLogger of this machine's folders is changed.
     """
-    if not isinstance(logger, CSVLogger) or "://" in str(logger.log_dir):
+    if not isinstance(logger, CSVLogger) or is_address(logger.log_dir):
         return
     writer = logger.experiment
 

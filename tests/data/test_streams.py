@@ -83,7 +83,8 @@ def test_photographs_of_litdata_keep_their_colours(tmp_path):
             cache[row] = {"image": image, "label": row}
     cache.done()
     cache.merge()
-    batch = next(iter(loader_of(LitDataStream(str(tmp_path / "shards")), shuffled=False, batch_size=2)))
+    stream = LitDataStream((tmp_path / "shards").as_uri())  # file://, a path of this machine
+    batch = next(iter(loader_of(stream, shuffled=False, batch_size=2)))
     red, green, blue = batch.inputs[:, :, 11:, 4:12].float().mean((0, 2, 3)).tolist()
     assert red < 60 < 180 < max(green, blue), "another colour by the profile, in the lower half"
     assert batch.inputs[:, :, :5].max() < 60

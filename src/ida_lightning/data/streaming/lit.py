@@ -12,6 +12,7 @@ from ida_lightning.checks import text
 from ida_lightning.data.decoded import item_of
 from ida_lightning.data.streaming.stream import ImageStream, StreamedImage, StreamShare, engine, what_was_packed
 from ida_lightning.errors import InputError, kind_of
+from ida_lightning.remote import is_address, on_this_machine
 
 
 class LitDataStream(ImageStream):
@@ -38,7 +39,8 @@ class LitDataStream(ImageStream):
         self, root: str, images: int | None = None, image_key: str | None = None, label_key: str | None = None
     ) -> None:
         super().__init__(images)
-        self.root = str(text("root", root))
+        text("root", root)
+        self.root = root if is_address(root) else on_this_machine("root", root)
         self.image_key, self.label_key = text("image_key", image_key, True), text("label_key", label_key, True)
         index = Path(self.root, "index.json")
         if self.images is None and index.is_file():
@@ -50,7 +52,7 @@ class LitDataStream(ImageStream):
 
     def _dataset(self, share: StreamShare) -> Any:
         library, serializers = engine("litdata"), engine("litdata.streaming.serializers")
-        if "://" not in self.root and not Path(self.root, "index.json").is_file():
+        if not is_address(self.root) and not Path(self.root, "index.json").is_file():
             raise InputError(f"root: expected shards of LitData with their index.json at {self.root}, found none")
         dataset = library.StreamingDataset(
             self.root,

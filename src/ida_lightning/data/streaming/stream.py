@@ -14,6 +14,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from ida_lightning.errors import InputError, at_least
+from ida_lightning.remote import is_address
 
 PACKED = "images.json"
 """What the packer writes beside shards: ``{"images": number, "class_names": [...]}``."""
@@ -182,7 +183,7 @@ def _digest(content: bytes) -> int:
 def what_was_packed(folder: str | Path) -> dict[str, Any]:
     """Read what the packer said of shards in a local folder; nothing if it did not make them."""
     path = Path(folder) / PACKED
-    if "://" in str(folder) or not path.is_file():
+    if is_address(folder) or not path.is_file():
         return {}
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
