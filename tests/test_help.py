@@ -66,7 +66,7 @@ def test_everything_is_behind_a_flag(printed):
 @pytest.mark.parametrize(
     ("option", "name", "bound"),
     [
-        ("--model.help", "DistillationModule", 58),
+        ("--model.help", "DistillationModule", 50),
         ("--model.help", "ClassificationModule", 35),
         ("--data.help", "ImageFolderDataModule", 95),
         ("--trainer.callbacks.help", "IsotonicSoftLabelCallback", 30),

@@ -58,7 +58,7 @@ _SHORT = {
     "teacher_blend": ("how a list of teachers answers as one, such as {weights: [2, 1], trust: violation}", None),
     "teacher_image_input": ("{mean, std, size} of the images it was trained on, if its file does not say", None),
     "teacher_classes": ("which of its outputs are the classes: numbers, names, or by_name", None),
-    "teacher_strategy": ("whether every process holds it whole, or a share of its weights", "replicate"),
+    "teacher_strategy": ("whole in every process, or its weights shared out", "replicate"),
     "student_args": ("further arguments of the student's network", None),
 }
 _METAVAR = {"config": "FILE", "model": "CLASS", "data": "CLASS", "print_config": "", "seed_everything": "SEED"}

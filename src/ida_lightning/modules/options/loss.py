@@ -20,8 +20,8 @@ class Loss:
         hard_weight: weight of the cross-entropy with the hard label (1 - alpha of the paper).
         nonfinite: what happens to rows for which the teacher's logits are NaN or infinite: ``"raise"`` stops the
             run, ``"skip"`` leaves them out of both losses.
-        hard_temperature: T of the student's softmax in the cross-entropy, which is multiplied by its square, so that
-            the gradient keeps its size; with T = ``temperature`` both losses look at the same softened student.
+        hard_temperature: T of the student's softmax in the cross-entropy. That is multiplied by the square of T, so
+            that the gradient keeps its size; with T = ``temperature`` both losses look at the same softened student.
         distillation: the distillation loss; see :mod:`ida_lightning.losses`.
 
     Raises:

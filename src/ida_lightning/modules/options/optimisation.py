@@ -53,13 +53,13 @@ class Optimisation:
             CyclicLR count steps, others epochs.
         lr_monitor: the metric that ReduceLROnPlateau goes by, as it is logged; None takes the NLL or the accuracy of
             validation, by its mode, and the training loss without validation.
-        layout: how images and the weights of student and teacher lie in memory. ``channels_last`` is often faster for
-            convolutional networks, on tensor cores above all, and rounds differently. ``auto``: channels last for them
+        layout: how images and the weights of student and teacher lie in memory. Convolutional networks are often faster
+            with ``channels_last``, on tensor cores above all, and round differently. ``auto``: channels last for them
             on CUDA, contiguous elsewhere, so that results on a CPU stay what they were. ``trial``: when fitting starts
             both are timed on the device, a step of 32 images each. The choice is kept in the checkpoint, and a fit that
             is resumed goes on with it.
-        allow_inexact_resume: go on in the middle of an epoch also with a loader that begins it anew, such as torch's
-            own, so that some rows come again and others not at all in that epoch; otherwise such a run is refused.
+        allow_inexact_resume: go on inside an epoch also with a loader that begins it anew, such as torch's own.
+            Some rows then come again and others not at all in that epoch; otherwise such a run is refused.
 
     Raises:
         InputError: for a reference batch below 1, another share, interval or layout, and a metric that is no name.
