@@ -15,7 +15,7 @@ from tests.helpers.command_line import CONFIGS
 
 @pytest.fixture
 def comparisons(tmp_path, monkeypatch):
-    """The settings of the comparisons that the tool calls, each of which leaves one row."""
+    """The settings of the comparisons that the tool calls, each of which leaves a row of every method."""
     monkeypatch.chdir(tmp_path)
     Path("configs").symlink_to(CONFIGS)
     called = []
@@ -24,9 +24,9 @@ def comparisons(tmp_path, monkeypatch):
         settings = read_settings(arguments[arguments.index("compare") + 2 :: 2])
         called.append(settings)
         out = Path(settings.output)
-        (out / "cells/kd/seed_0").mkdir(parents=True, exist_ok=True)
-        (out / "cells/kd/seed_0/cell.json").touch()
-        (out / "results.csv").write_text("method,seed,last_test_acc,other\nkd,0,0.5,1\n")
+        out.mkdir(parents=True, exist_ok=True)
+        rows = [f"{name},{seed},0.5,1\n" for name in settings.methods for seed in settings.seeds]
+        (out / "results.csv").write_text("method,seed,last_test_acc,other\n" + "".join(rows))
         return len(called) == 2
 
     monkeypatch.setattr(evidence_map.subprocess, "call", call)
@@ -42,7 +42,7 @@ def test_every_regime_is_one_comparison(comparisons, monkeypatch):
     assert run(monkeypatch, "--teachers", "labels", "5", "--images", "few", "all", "--seeds", "7", "3") == 1
     outputs = [Path(settings.output).name for settings in comparisons]
     assert outputs == ["few-labels", "few-5", "all-labels", "all-5"] * 2
-    assert [settings.seeds for settings in comparisons] == [[7]] * 4 + [[0, 3, 7]] * 4  # what is there stays
+    assert [settings.seeds for settings in comparisons] == [[7]] * 4 + [[3]] * 4
     epochs = [settings.common["trainer"]["max_epochs"] for settings in comparisons[:4]]
     assert epochs == [120, 120, 27, 27]
     fit = resolve_methods(comparisons[1]._replace(methods={"kd_aug": {}}))
@@ -86,14 +86,23 @@ def test_figures_of_a_teacher_are_those_of_its_audit(tmp_path, monkeypatch):
     ]
 
 
-def test_rows_of_a_comparison_take_the_place_of_older_ones(comparisons, monkeypatch):
-    run(monkeypatch, "--teachers", "12", "5", "labels")
-    for line in evidence_map.RESULTS.read_text().splitlines()[1:]:
-        evidence_map.RESULTS.write_text(evidence_map.RESULTS.read_text().replace(line, line.replace("0.5", "0.4")))
-    run(monkeypatch, "--teachers", "5")
+def test_what_has_a_row_is_not_run_again(comparisons, monkeypatch):
+    run(monkeypatch, "--teachers", "12", "labels")
+    kept = evidence_map.RESULTS.read_text()
     with evidence_map.RESULTS.open() as lines:
         rows = list(csv.DictReader(lines))
-    assert [(row["images"], row["teacher_epochs"], row["mixing"], row["last_test_acc"]) for row in rows] == [
-        ("few", "12", "cutmix", "0.4"), ("few", "5", "cutmix", "0.5"), ("few", "labels", "cutmix", "0.4"),
-    ]  # fmt: skip
+    assert {(row["teacher_epochs"], row["mixing"], row["last_test_acc"]) for row in rows} == {
+        ("12", "cutmix", "0.5"), ("labels", "cutmix", "0.5"),
+    }  # fmt: skip
     assert "other" not in rows[0]
+    evidence_map.RESULTS.write_text(
+        "".join(line for line in kept.splitlines(True) if "few,12,cutmix,kd_aug" not in line)
+    )
+    run(monkeypatch, "--teachers", "12", "labels")
+    assert [list(settings.methods) for settings in comparisons[2:]] == [["kd_aug"]]
+    assert evidence_map.RESULTS.read_text() == kept
+    run(monkeypatch, "--teachers", "12", "--more")
+    assert comparisons[3].reference in comparisons[3].methods
+    assert "kd_aug" not in comparisons[3].methods
+    run(monkeypatch, "--teachers", "12", "--again")
+    assert "kd_aug" in comparisons[4].methods

@@ -1,9 +1,10 @@
 """Run the map of docs/evidence.md: teachers of several strengths x shares of truth and repairs x mixing x size of data.
 
 ``python -m tools.evidence_map --teachers 5 12 60 --images few --seeds 0 1`` from the root of the repository, with
-CIFAR-100 unpacked in data/. Every (size, teacher, mixing) is one comparison of ``configs/evidence/compare_map.yaml`` in
-a folder of its own, so what was cut off goes on, and more seeds, teachers or methods are added to what is there. After
-every comparison its rows go to ``docs/evidence/results/map.csv``; rows of other comparisons stay.
+CIFAR-100 unpacked in data/. Every (size, teacher, mixing) is a comparison of ``configs/evidence/compare_map.yaml`` in
+a folder of its own, so what was cut off goes on. After every comparison its rows go to
+``docs/evidence/results/map.csv``. Runs whose rows stand there already are left out, wherever they were run; ``--again``
+runs them too, and their rows must come out the same.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import csv
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
 from ida_lightning.files import replacing
+from ida_lightning.studies.compare.settings import read_settings
 
 CONFIGS = Path("configs/evidence")
 OUTPUT = Path("outputs/evidence/map")
@@ -70,21 +73,26 @@ def weights(epochs: str) -> str:
     return f"{OUTPUT}/teachers/{epochs}.safetensors"
 
 
-def run(regime: Regime, more: bool, seeds: list[int]) -> int:
-    """Run one comparison of the map and return its exit code."""
+def run(regime: Regime, more: bool, seed: int, again: bool) -> int:
+    """Run one comparison of the map, without the runs whose results are there, and return its exit code."""
     labels = regime.teacher == "labels"
     names = ["compare_map_labels" if labels else "compare_map"]
     names += ["compare_map_more"] * (more and not labels) + ["compare_map_all"] * (regime.images == "all")
-    finished = {int(cell.parent.name.partition("_")[2]) for cell in regime.folder.glob("cells/*/seed_*/cell.json")}
-    part: dict[str, Any] = {"seeds": sorted({*seeds, *finished}), "output": str(regime.folder), "common": {}}
+    settings = read_settings([str(CONFIGS / f"{name}.yaml") for name in names])
+    there = {} if again else _read(RESULTS, PLACE)
+    methods = {name: part for name, part in settings.methods.items() if (*regime, name, str(seed)) not in there}
+    if not methods:
+        return 0
+    part: dict[str, Any] = {"fit": str(settings.fit), "threads": int(settings.threads or 1), "common": settings.common}
+    part |= {"methods": methods, "seeds": [seed], "output": str(regime.folder)}
+    part["reference"] = settings.reference if settings.reference in methods else next(iter(methods))
     if not labels:
         part["teacher"] = str(teacher_config(regime.teacher))
-        part["common"]["model"] = {"init_args": {"teacher_checkpoint": weights(regime.teacher)}}
+        part["common"]["model"]["init_args"]["teacher_checkpoint"] = weights(regime.teacher)
     if regime.mixing != "cutmix":
-        part["common"]["data"] = {"init_args": {"mixing": {"kind": regime.mixing}}}
-    files = [*(CONFIGS / f"{name}.yaml" for name in names), _written(Path(f"{regime.folder}.yaml"), part)]
-    arguments = [text for file in files for text in ("--config", str(file))]
-    return subprocess.call([sys.executable, "-m", "ida_lightning", "compare", *arguments])
+        part["common"]["data"]["init_args"]["mixing"] = {"kind": regime.mixing}
+    file = _written(Path(f"{regime.folder}.yaml"), part)
+    return subprocess.call([sys.executable, "-m", "ida_lightning", "compare", "--config", str(file)])
 
 
 def collect(regime: Regime) -> None:
@@ -123,6 +131,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--figures", action="store_true", help="audit the teachers, and train no student")
     parser.add_argument("--more", action="store_true", help="plain images, label revision and isotonic corrections too")
+    parser.add_argument("--again", action="store_true", help="run also what the result file has")
     given = parser.parse_args()
     if given.figures:
         for images in given.images:
@@ -130,14 +139,10 @@ def main() -> int:
                 measure(images, teacher)
         return 0
     worst = 0
-    for number in range(len(given.seeds)):
-        seeds = given.seeds[: number + 1]
-        for images in given.images:
-            for mixing in given.mixing:
-                for teacher in given.teachers:
-                    regime = Regime(images, teacher, mixing)
-                    worst = max(worst, run(regime, given.more, seeds))
-                    collect(regime)
+    for seed, images, mixing, teacher in product(given.seeds, given.images, given.mixing, given.teachers):
+        regime = Regime(images, teacher, mixing)
+        worst = max(worst, run(regime, given.more, seed, given.again))
+        collect(regime)
     return worst
 
 
