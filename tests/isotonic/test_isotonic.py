@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 import ida_lightning.addressing as addressing_module
 import ida_lightning.isotonic.backward as backward_module
 import ida_lightning.isotonic.level as level_module
-import ida_lightning.isotonic.threshold as threshold_module
+import ida_lightning.isotonic.on_cpu as on_cpu_module
 import ida_lightning.metrics.order as order_module
 from ida_lightning import InputError, LabelMix, isotonic_soft_labels, violated_rows
 from ida_lightning.isotonic import isotonic_vjp
+from ida_lightning.isotonic.threshold import solve_by_sorting
 from tests.helpers.devices import DEVICES, never_waiting
 from tests.helpers.problems import (
     QUICK_SOLVERS,
@@ -59,6 +60,15 @@ def test_threshold_equals_scipy_on_many_rows(problem):
     hard = mix.dense(values.shape[1]).numpy()
     expected = np.stack([reference_scipy(row, h) for row, h in zip(values.numpy(), hard, strict=True)])
     np.testing.assert_allclose(isotonic_soft_labels(values, mix, "threshold").numpy(), expected, atol=1e-12)
+
+
+@given(problems(max_classes=60))
+@settings(max_examples=100)
+def test_what_accelerators_do_is_what_the_cpu_does(problem):
+    values, mix = problem
+    torch.testing.assert_close(
+        solve_by_sorting(values, mix), on_cpu_module.solve_on_cpu(values, mix), atol=1e-12, rtol=1e-12
+    )
 
 
 @given(problems(max_classes=7, max_k=3))
@@ -291,8 +301,7 @@ def test_long_rows_are_exact_at_any_temperature(classes, k, spread):
 def test_rows_in_order_are_not_searched(classes, monkeypatch):
     values, mix = random_rows(20, classes)
     ordered = isotonic_soft_labels(values, mix)
-    for name in ("largest", "climb", "_running_means"):
-        monkeypatch.setattr(threshold_module, name, None)
+    monkeypatch.setattr(on_cpu_module, "find_levels", None)
     assert torch.equal(isotonic_soft_labels(ordered, mix), ordered)
 
 
@@ -321,6 +330,21 @@ def test_sums_beyond_the_type_are_refused():
     with pytest.raises(InputError, match=r"values: expected numbers whose sums are finite, up to .*, got 3e\+38"):
         isotonic_soft_labels(values, LabelMix.unmixed(torch.tensor([3])))
     assert isotonic_soft_labels(values.double(), LabelMix.unmixed(torch.tensor([3]))).isfinite().all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("classes", [5, 40, 600])
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+def test_rows_near_the_largest_number_are_right_or_not_finite(classes, k):
+    # As on an accelerator, where nobody looks: a sum that overflows must not give a wrong row that seems well.
+    drawn = torch.rand(2, 40, classes, generator=torch.Generator().manual_seed(classes))
+    values = (2 * drawn[0] - 1) * torch.finfo(torch.float32).max
+    mix = LabelMix(drawn[1].topk(k, dim=1).indices, (torch.arange(k, 0, -1.0) / (k * (k + 1) / 2)).expand(40, k))
+    expected = on_cpu_module.solve_on_cpu(values.double(), mix)
+    for solved in (on_cpu_module.solve_on_cpu(values, mix), solve_by_sorting(values, mix)):
+        near = (solved.double() - expected).abs().amax(1) <= 1e-5 * torch.finfo(torch.float32).max
+        assert (near | ~solved.isfinite().all(1)).all()
+    assert near.all(), "sorted sums are scaled"
 
 
 def test_rows_of_one_class_are_that_class_above_the_rest():
@@ -355,7 +379,7 @@ def test_blocks_larger_than_the_top_are_still_exact(classes, monkeypatch):
     expected = reference_scipy(values[0].numpy(), mix.dense(classes)[0].numpy())
     np.testing.assert_allclose(isotonic_soft_labels(values, mix)[0].numpy(), expected, atol=1e-12)
     if classes > 18:
-        monkeypatch.setattr(threshold_module, "_TOP", classes)
+        monkeypatch.setattr(level_module, "_TOP", classes)
         np.testing.assert_allclose(isotonic_soft_labels(values, mix)[0].numpy(), expected, atol=1e-12)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,14 +11,9 @@ from torch.nn import functional as F
 from ida_lightning.addressing import addressable, nan_rows
 from ida_lightning.errors import is_plain
 from ida_lightning.isotonic.backward import isotonic_vjp
-from ida_lightning.isotonic.level import FloatArray, climb, first_level, largest
+from ida_lightning.isotonic.level import level_below, summable
+from ida_lightning.isotonic.on_cpu import solve_on_cpu
 from ida_lightning.label_mix import LabelMix, LabelOrder, tie_tolerance
-
-# How many of a row's largest values are looked at first, beside the ranked classes. A trained teacher seldom lifts more
-# classes than this above the ones in the picture; the certificate notices when it does.
-_TOP = 8
-# Rows up to this long are searched as they are: a copy without the ranked classes would cost more.
-_SHORT = 32
 
 
 def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
@@ -66,9 +59,9 @@ def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
 
 
 def _solve(values: Tensor, label_mix: LabelMix) -> Tensor:
-    if label_mix.labels.shape[1] > 2:
-        return _solve_chains(values, label_mix.order())
-    return _solve_pairs(values, label_mix)
+    if values.device.type == "cpu":
+        return solve_on_cpu(values.detach(), label_mix)
+    return solve_by_sorting(values, label_mix)
 
 
 @torch.library.custom_op("ida_lightning::threshold", mutates_args=())
@@ -93,177 +86,66 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 _threshold_op.register_autograd(_backward, setup_context=_save)
 
 
-def _solve_pairs(values: Tensor, label_mix: LabelMix) -> Tensor:
-    """At most two ranked classes per row."""
+def solve_by_sorting(values: Tensor, label_mix: LabelMix) -> Tensor:
+    """Solve with a full sort and without a look at the data: on an accelerator the host must not wait.
+
+    Args:
+        values: ``(batch, classes)``.
+        label_mix: ``(batch, k)``, labels in range.
+    """
+    if label_mix.labels.shape[1] > 2:
+        labels, chain, present = _solve_chains(values, label_mix.order())
+    else:
+        labels, chain, present = _solve_pairs(values, label_mix)
+    # An absent class asks for nothing.
+    kept = torch.where(present, chain, torch.inf)
+    lowest = kept.amin(1, keepdim=True)
+    corrected = values.clone(memory_format=torch.contiguous_format).scatter_(1, labels, -torch.inf)
+    rest = corrected.sort(dim=1, descending=True).values
+    # Rounding of the means must not touch what already is in order.
+    level = torch.where(rest[:, :1] > lowest, level_below(rest, kept), lowest)
+    solved = torch.maximum(chain, level)
+    solved = torch.where(present, solved, solved[:, :1])
+    return torch.minimum(corrected, level, out=corrected).scatter_(1, labels, solved)
+
+
+def _solve_pairs(values: Tensor, label_mix: LabelMix) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve for at most two ranked classes alone: their labels, their values, and which of them are present."""
     labels, weights = label_mix
     if labels.shape[1] == 1:
         labels, weights = labels.expand(-1, 2), F.pad(weights, (0, 1))
-    if weights.dtype.itemsize < 4:
-        weights = weights.float()
-    on_cpu, tie = values.device.type == "cpu", tie_tolerance(label_mix.weights)
-    if not on_cpu or not float(weights.amin()) > 0:  # a class that is alone stands in both places
-        labels = torch.where(weights > 0, labels, labels.flip(1))
-    if on_cpu:
-        return _solve_pairs_on_cpu(values.detach(), labels, weights, tie)
+    weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
+    labels = torch.where(weights > 0, labels, labels.flip(1))  # a class that is alone stands in both places
     mix_values = values.gather(1, labels)
     own_0, own_1 = mix_values[:, :1], mix_values[:, 1:]
     alone = labels[:, :1] == labels[:, 1:]
     # The rule of LabelOrder without its sorting: the heavier class goes first and, in a tie, the larger value.
-    side = F.hardshrink(weights[:, :1] - weights[:, 1:], tie).sign_()
+    side = F.hardshrink(weights[:, :1] - weights[:, 1:], tie_tolerance(label_mix.weights)).sign_()
     reversed_pair = side * own_0 < side * own_1
-    chain = torch.where(reversed_pair, mix_values.sum(1, keepdim=True) / 2, mix_values)
-    return _solve_rest(values, labels, mix_values, chain, torch.cat((torch.ones_like(alone), ~alone), 1))
+    chain = torch.where(reversed_pair, (mix_values / 2).sum(1, keepdim=True), mix_values)
+    return labels, chain, torch.cat((torch.ones_like(alone), ~alone), 1)
 
 
-def _solve_pairs_on_cpu(values: Tensor, labels: Tensor, weights: Tensor, tie: float) -> Tensor:
-    """Pairs by two levels: one for the second class alone and one for both.
-
-    In short rows the cost is the number of operators and not what they do, so it is in NumPy, whose operators cost a
-    third of PyTorch's to call. Numbers of a row are ``(batch,)``, what belongs to the largest values ``(size, batch)``.
-    """
-    own_0, own_1 = mix_values = np.ascontiguousarray(values.gather(1, labels).numpy().T)
-    (label_0, label_1), (weight_0, weight_1) = labels.numpy().T, weights.numpy().T
-    alone, ahead = label_0 == label_1, weight_0 - weight_1
-    # The rule of LabelOrder without its sorting: the heavier class goes first and, in a tie, the larger value.
-    reversed_pair = ((ahead > tie) & (own_0 < own_1)) | ((ahead < -tie) & (own_1 < own_0))
-    lower, higher = np.minimum(own_0, own_1), np.maximum(own_0, own_1)
-    first, second = np.where(reversed_pair, lower, higher), np.where(reversed_pair, higher, lower)
-    both = own_0 + own_1
-    short = values.shape[1] <= _SHORT
-    if short:
-        found = torch.topk(values, min(_TOP + 2, values.shape[1]), dim=1)
-        top, classes_of = (np.ascontiguousarray(part.numpy().T) for part in found)
-        is_rest = (classes_of != label_0) & (classes_of != label_1)
-        exceeded = np.where(is_rest, top, top[-1]).max(0) > second
-    else:
-        corrected = values.clone(memory_format=torch.contiguous_format).scatter_(1, labels, -torch.inf)
-        exceeded = corrected.amax(1).numpy() > second
-    wrong = exceeded | reversed_pair
-    if not wrong.any():
-        return values.clone() if short else corrected.scatter_(1, labels, torch.from_numpy(mix_values).T)
-    if not short:
-        top = np.ascontiguousarray(largest(corrected, _TOP).T)
-        is_rest = np.ones_like(top, dtype=bool)
-
-    level_second, level_both = _running_means(top, is_rest, second, both)
-    if short and len(top) < values.shape[1]:
-        unsure = (level_second < top[-1]) | ((level_both < top[-1]) & ~alone)
-        if unsure.any():
-            rows = torch.from_numpy(unsure.nonzero()[0])
-            unranked = values[rows].scatter_(1, labels[rows], -torch.inf)
-            level_second[unsure] = _newton(unranked, second[unsure], 1, level_second[unsure])
-            level_both[unsure] = _newton(unranked, both[unsure], 2, level_both[unsure])
-    # Rounding of the means must not touch what already is in order.
-    level_second = np.where(exceeded, level_second, second)
-    joins = level_second > first
-    level = np.where(joins & ~alone, level_both, level_second)
-    if short:
-        solved = np.where(joins, level, np.maximum(mix_values, level))
-        result = torch.minimum(values, torch.from_numpy(level)[:, None])
-        return result.scatter_(1, labels, torch.from_numpy(solved).T)
-    chain = np.where(reversed_pair, both / 2, mix_values)
-    unsure = wrong & (level < top[-1])
-    if unsure.any():
-        chain[1, alone] = np.inf
-        level[unsure] = climb(corrected, unsure.nonzero()[0], chain, np.maximum(level, lower))
-        chain[1, alone] = chain[0, alone]
-    solved = np.maximum(chain, level)
-    torch.minimum(corrected, torch.from_numpy(level)[:, None], out=corrected)
-    return corrected.scatter_(1, labels, torch.from_numpy(solved).T)
-
-
-def _running_means(
-    top: FloatArray, is_rest: npt.NDArray[np.bool_], second: FloatArray, both: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return the largest mean of the second class, and of both, with the first of the rest: each ``(batch,)``."""
-    counts, joined = is_rest.astype(top.dtype), np.multiply(top, is_rest, dtype=np.float64)
-    for sums in (counts, joined):  # NumPy's own running sum goes along the rows that lie far apart
-        for row, before in zip(sums[1:], sums[:-1], strict=True):
-            row += before
-    joined = joined.astype(top.dtype)
-    return ((second + joined) / (1 + counts)).max(0), ((both + joined) / (2 + counts)).max(0)
-
-
-def _newton(rest: Tensor, base: FloatArray, base_count: int, level: FloatArray) -> FloatArray:
-    """Largest mean of a block of sum ``base`` joined by the largest of the rest, from a lower bound, over whole rows.
-
-    The blocks are ``(rows,)``; the ranked classes of ``rest``, ``(rows, classes)``, must be -inf. Every step takes
-    the classes above the level and moves it to their mean with the base. The level climbs, so they only become fewer.
-    """
-    before = np.full_like(base, np.inf)
-    while True:
-        above = rest > torch.from_numpy(level)[:, None]
-        count = above.sum(1).numpy()
-        joined = torch.where(above, rest, 0).sum(1).numpy()
-        level = np.maximum(level, (base + joined) / (base_count + count).astype(base.dtype))
-        if not (count < before).any():
-            return level
-        before = count
-
-
-def _solve_chains(values: Tensor, order: LabelOrder) -> Tensor:
-    """Any number of ranked classes."""
+def _solve_chains(values: Tensor, order: LabelOrder) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve for any number of ranked classes alone: their labels, their values, and which of them are present."""
     labels, present = order.labels, order.present
     mix_values = values.gather(1, labels)
-    within_ties = _tie_order(mix_values, order)
+    # The larger value first inside every tie.
+    by_value = mix_values.argsort(dim=1, descending=True, stable=True)
+    within_ties = by_value.gather(1, order.rank().gather(1, by_value).argsort(dim=1, stable=True))
     sequence = mix_values.gather(1, within_ties)
     descends = ((sequence[:, :-1] >= sequence[:, 1:]) | ~present[:, 1:]).all(1, keepdim=True)
     pooled = torch.where(descends, sequence, _pooled(sequence, present))
-    chain = torch.empty_like(pooled).scatter_(1, within_ties, pooled)
-    return _solve_rest(values, labels, mix_values, chain, present)
-
-
-def _tie_order(mix_values: Tensor, order: LabelOrder) -> Tensor:
-    """Return positions ``(batch, k)`` that put the larger value first inside every tie and move nothing else."""
-    by_value = mix_values.argsort(dim=1, descending=True, stable=True)
-    by_group = order.rank().gather(1, by_value).argsort(dim=1, stable=True)
-    return by_value.gather(1, by_group)
+    return labels, torch.empty_like(pooled).scatter_(1, within_ties, pooled), present
 
 
 def _pooled(sequence: Tensor, present: Tensor) -> Tensor:
     """Solve for the ranked classes alone: ``min over starts a <= i of max over ends b >= i of mean(a ... b)``."""
     # Entry (a, b) is the mean from a to b; an absent entry at the end adds nothing to it.
-    counts = present.to(sequence.dtype)
-    total = (sequence * counts)[:, None, :].expand(-1, sequence.shape[1], -1).triu().cumsum(2)
-    means = total / counts[:, None, :].expand_as(total).triu().cumsum(2).clamp_min(1)
+    counts, scale = present.to(sequence.dtype), summable(sequence.shape[1])
+    total = (sequence * scale * counts)[:, None, :].expand(-1, sequence.shape[1], -1).triu().cumsum(2)
+    means = total / counts[:, None, :].expand_as(total).triu().cumsum(2).clamp_min(1) / scale
     highest = means.flip(2).cummax(2).values.flip(2)
     # What stands before a start is not bounded by it.
     before = torch.ones_like(highest[0], dtype=torch.bool).tril(-1)
     return highest.masked_fill(before, torch.inf).amin(1)
-
-
-def _solve_rest(
-    values: Tensor, labels: Tensor, mix_values: Tensor, chain: Tensor, present: Tensor | None = None
-) -> Tensor:
-    """Correct rows from the solution of their ranked classes alone.
-
-    Args:
-        values: ``(batch, classes)``.
-        labels: ``(batch, k)``, the ranked classes; where an entry is absent, the first one again.
-        mix_values: their values, and
-        chain: their values corrected among themselves, in the places of ``labels``.
-        present: None where all are.
-    """
-    looks = values.device.type == "cpu"
-    # An absent class asks for nothing.
-    kept = chain if present is None else torch.where(present, chain, torch.inf)
-    lowest = kept.amin(1, keepdim=True)
-    corrected = values.clone(memory_format=torch.contiguous_format).scatter_(1, labels, -torch.inf)
-    rest_top = corrected.amax(1, keepdim=True)
-    exceeded = rest_top > lowest
-    if looks:
-        wrong = exceeded | (chain != mix_values).any(1, keepdim=True)
-        if not bool(wrong.any()):
-            return corrected.scatter_(1, labels, mix_values)
-    level, certain = first_level(corrected, kept, _TOP)
-    if looks:
-        rows = (exceeded & ~certain)[:, 0].nonzero()[:, 0]
-        if len(rows):
-            found = climb(corrected, rows.numpy(), kept.numpy().T, level.numpy()[:, 0])
-            level[rows] = torch.from_numpy(found)[:, None]
-    # Rounding of the means must not touch what already is in order.
-    level = torch.where(exceeded, level, lowest)
-    solved = torch.maximum(chain, level)
-    if present is not None:
-        solved = torch.where(present, solved, solved[:, :1])
-    return torch.minimum(corrected, level, out=corrected).scatter_(1, labels, solved)

@@ -1,0 +1,94 @@
+"""Exact isotonic correction on the CPU, where looking at the data costs nothing: what is in order is left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ida_lightning.isotonic.level import FloatArray, find_levels
+from ida_lightning.label_mix import LabelMix, LabelOrder, tie_tolerance
+
+Chain = tuple[Tensor, FloatArray, npt.NDArray[np.bool_] | None]
+
+
+def solve_on_cpu(values: Tensor, label_mix: LabelMix) -> Tensor:
+    """Solve what :func:`~ida_lightning.isotonic.threshold.threshold_solver` does.
+
+    What belongs to the ranked classes is in NumPy, as ``(k, batch)``: its small operators are cheaper to call.
+
+    Args:
+        values: ``(batch, classes)``, without a gradient.
+        label_mix: ``(batch, k)``.
+    """
+    many = label_mix.labels.shape[1] > 2
+    labels, chain, absent = _chains(values, label_mix.order()) if many else _pairs(values, label_mix)
+    kept = chain if absent is None else np.where(absent, np.inf, chain)  # an absent class asks for nothing
+    lowest = kept.min(0)
+    corrected = values.clone(memory_format=torch.contiguous_format)
+    in_place = corrected.numpy()
+    ranked = (np.arange(len(values)), labels.numpy().T)
+    in_place[ranked] = -np.inf
+    exceeded = corrected.amax(1).numpy() > lowest
+    number = int(np.count_nonzero(exceeded))
+    if number:
+        if 2 * number < len(values):
+            rows = exceeded.nonzero()[0]
+            level = lowest.copy()
+            level[rows] = find_levels(corrected.index_select(0, torch.from_numpy(rows)), kept[:, rows])
+        else:
+            # Rounding of the means must not touch what already is in order.
+            level = np.where(exceeded, find_levels(corrected, kept), lowest)
+        np.minimum(in_place, level[:, None], out=in_place)
+        chain = np.maximum(chain, level)
+    in_place[ranked] = chain if absent is None else np.where(absent, chain[0], chain)
+    return corrected
+
+
+def _pairs(values: Tensor, label_mix: LabelMix) -> Chain:
+    """Solve for at most two ranked classes alone: their labels, values ``(k, batch)``, and which are absent, if any."""
+    labels, weights = label_mix
+    if labels.shape[1] == 1:
+        return labels, values.gather(1, labels).numpy().T, None
+    weights = weights.float() if weights.dtype.itemsize < 4 else weights
+    weight_0, weight_1 = weights.numpy().T
+    if not weights.numpy().min() > 0:  # a class that is alone stands in both places
+        labels = torch.where(weights > 0, labels, labels.flip(1))
+    own_0, own_1 = mix_values = np.ascontiguousarray(values.gather(1, labels).numpy().T)
+    ahead, tie = weight_0 - weight_1, tie_tolerance(label_mix.weights)
+    # The rule of LabelOrder without its sorting: the heavier class goes first and, in a tie, the larger value.
+    reversed_pair = ((ahead > tie) & (own_0 < own_1)) | ((ahead < -tie) & (own_1 < own_0))
+    chain = np.where(reversed_pair, own_0 / 2 + own_1 / 2, mix_values)
+    label_0, label_1 = labels.numpy().T
+    alone = label_0 == label_1
+    return labels, chain, np.stack((np.zeros_like(alone), alone)) if alone.any() else None
+
+
+def _chains(values: Tensor, order: LabelOrder) -> Chain:
+    """Solve for any number of ranked classes alone: their labels, values ``(k, batch)``, and which are absent."""
+    mix_values, present = values.gather(1, order.labels).numpy().T, order.present.numpy().T
+    within_ties = np.lexsort((-mix_values, order.rank().numpy().T), 0)  # the larger value first inside every tie
+    sequence = np.take_along_axis(mix_values, within_ties, 0)
+    chain = np.empty_like(sequence)
+    np.put_along_axis(chain, within_ties, _pooled(sequence, present), 0)
+    return order.labels, chain, None if present.all() else ~present
+
+
+def _pooled(sequence: FloatArray, present: npt.NDArray[np.bool_]) -> FloatArray:
+    """Solve for the ranked classes alone: ``min over starts a <= i of max over ends b >= i of mean(a ... b)``.
+
+    Args:
+        sequence: ``(k, batch)``.
+        present: the same; absent entries are at the end.
+    """
+    descends = ((sequence[:-1] >= sequence[1:]) | ~present[1:]).all(0)
+    if descends.all():
+        return sequence
+    exact = np.where(present, sequence, -np.inf).astype(np.float64)  # no mean is the larger for an absent entry
+    counts, pooled = np.arange(1, len(exact) + 1)[:, None], np.full_like(exact, np.inf)
+    for start in range(len(exact)):
+        means = exact[start:].cumsum(0) / counts[: len(exact) - start]
+        highest = np.maximum.accumulate(means[::-1], 0)[::-1]
+        np.minimum(pooled[start:], highest, out=pooled[start:])
+    return np.where(descends, sequence, pooled.astype(sequence.dtype))
