@@ -264,6 +264,23 @@ def test_imagenet_config_starts_on_shards(tmp_path):
     assert read_description("outputs/imagenet/streaming.safetensors").class_names == ["cat", "dog", "eel"]
 
 
+def test_imagenette_config_starts_on_photographs_of_ten_classes(tmp_path):
+    root = write_folder(tmp_path / "images", parts={"train": 8, "val": 4})
+    teacher = build_model("test_resnet", num_classes=1000)
+    save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
+    fit(
+        "imagenette/kd_cutmix",
+        f"--data.root={root}",
+        *("--data.image_size=32", "--data.batch_size=4", "--data.val_share=0.2"),
+        *("--model.teacher=test_resnet", "--model.teacher_classes=[3, 5, 8]", "--model.student=test_resnet"),
+        *(f"--model.teacher_checkpoint={tmp_path}/teacher.safetensors", "--trainer.check_val_every_n_epoch=1"),
+    )
+    assert {"train/kd_loss", "student/val_acc", "teacher/val_acc"} <= metrics_of().keys()
+    comparison = yaml.safe_load((CONFIGS / "imagenette" / "compare.yaml").read_text())
+    for name, part in comparison["methods"].items():
+        resolve(name, str(CONFIGS.parent / comparison["fit"]), comparison["common"], part)
+
+
 def test_imagenet_config_starts_on_a_folder_of_images(tmp_path):
     # Its pretrained teacher would have to be fetched, so a small network of our own stands in for it.
     root = write_folder(tmp_path / "images")

@@ -104,5 +104,5 @@ def test_what_has_a_row_is_not_run_again(comparisons, monkeypatch):
     run(monkeypatch, "--teachers", "12", "--more")
     assert comparisons[3].reference in comparisons[3].methods
     assert "kd_aug" not in comparisons[3].methods
-    run(monkeypatch, "--teachers", "12", "--again")
-    assert "kd_aug" in comparisons[4].methods
+    run(monkeypatch, "--teachers", "12", "--again", "--methods", "kd_aug", "share_0.1")
+    assert list(comparisons[4].methods) == ["kd_aug", "share_0.1"]

@@ -73,14 +73,15 @@ def weights(epochs: str) -> str:
     return f"{OUTPUT}/teachers/{epochs}.safetensors"
 
 
-def run(regime: Regime, more: bool, seed: int, again: bool) -> int:
+def run(regime: Regime, given: argparse.Namespace, seed: int) -> int:
     """Run one comparison of the map, without the runs whose results are there, and return its exit code."""
     labels = regime.teacher == "labels"
     names = ["compare_map_labels" if labels else "compare_map"]
-    names += ["compare_map_more"] * (more and not labels) + ["compare_map_all"] * (regime.images == "all")
+    names += ["compare_map_more"] * (given.more and not labels) + ["compare_map_all"] * (regime.images == "all")
     settings = read_settings([str(CONFIGS / f"{name}.yaml") for name in names])
-    there = {} if again else _read(RESULTS, PLACE)
-    methods = {name: part for name, part in settings.methods.items() if (*regime, name, str(seed)) not in there}
+    there = {} if given.again else _read(RESULTS, PLACE)
+    wanted = {name: part for name, part in settings.methods.items() if name in (given.methods or settings.methods)}
+    methods = {name: part for name, part in wanted.items() if (*regime, name, str(seed)) not in there}
     if not methods:
         return 0
     part: dict[str, Any] = {"fit": str(settings.fit), "threads": int(settings.threads or 1), "common": settings.common}
@@ -131,6 +132,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--figures", action="store_true", help="audit the teachers, and train no student")
     parser.add_argument("--more", action="store_true", help="plain images, label revision and isotonic corrections too")
+    parser.add_argument("--methods", nargs="+", help="only these of them")
     parser.add_argument("--again", action="store_true", help="run also what the result file has")
     given = parser.parse_args()
     if given.figures:
@@ -141,7 +143,7 @@ def main() -> int:
     worst = 0
     for seed, images, mixing, teacher in product(given.seeds, given.images, given.mixing, given.teachers):
         regime = Regime(images, teacher, mixing)
-        worst = max(worst, run(regime, given.more, seed, given.again))
+        worst = max(worst, run(regime, given, seed))
         collect(regime)
     return worst
 
