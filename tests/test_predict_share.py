@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from tools import predict_share
+from tools import evidence_figures, predict_share
 from tools.predict_share import fitted_power, loss, read_regimes, table
 
 
@@ -60,12 +60,18 @@ def test_a_rule_that_holds_loses_little_where_it_was_not_fitted(regimes):
     assert lines[0]["share_auto"] == "nan"
 
 
-def test_the_command_writes_table_and_picture(regimes, capsys):
+@pytest.mark.draws
+def test_the_commands_write_table_and_pictures(regimes, capsys):
     assert predict_share.main() == 0
     assert "missed, over guessing: loses 0." in capsys.readouterr().out
     with Path("docs/evidence/results/prediction.csv").open() as lines:
         assert len(list(csv.DictReader(lines))) == 4
-    assert Path("docs/evidence/prediction.png").stat().st_size > 10_000
+    rows = [{"method": name, "seed": 0, "last_test_acc": 0.5} for name in ("kd_aug", "share_0.3")]
+    write(Path("docs/evidence/results/imagenette.csv"), rows)
+    write(Path("docs/evidence/results/imagenette_timm.csv"), [{"loss": "timm", "seed": 0, "last_test_acc": 0.4}])
+    evidence_figures.main()
+    for name in ("map", "prediction", "real_case"):
+        assert Path(f"docs/evidence/{name}.png").stat().st_size > 8_000
     write(Path("docs/evidence/results/map_teachers.csv"), [{"images": "all", "teacher_epochs": "9", "mixing": "none"}])
     assert predict_share.main() == 1
     assert "expected three regimes or more, got 0" in capsys.readouterr().err

@@ -6,7 +6,7 @@ peaks of its own: the best share is one that was tried. A rule
 makes a share of one figure of the teacher (``map_teachers.csv``) as ``figure ** power``. Its power is fitted on all
 other regimes, so what it loses to the best share is always of a regime that it has not seen. The rule of
 ``ida_lightning.truth_needed`` is the first, with the power 2 of that function. Writes ``prediction.csv`` beside the
-results and draws ``docs/evidence/prediction.png``.
+results; ``tools.evidence_figures`` draws it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.interpolate import PchipInterpolator
 
 from ida_lightning.files import replacing
 
 FOLDER = Path("docs/evidence")
 POWERS = np.arange(0.25, 6.01, 0.25)
-_FINE = np.linspace(0, 1, 201)
 _NAMES = ("images", "teacher_epochs", "mixing")
 
 
@@ -113,33 +110,8 @@ def table(regimes: list[Regime]) -> list[dict[str, str]]:
     return lines
 
 
-def draw(regimes: list[Regime]) -> Figure:
-    """Draw accuracy against share for every regime, and the best share against the first figure with its rule."""
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    curves, rule = figure.subplots(1, 2)
-    for number, regime in enumerate(regimes):
-        colour = f"C{number % 10}"
-        curves.plot(_FINE, [regime.at(share) for share in _FINE], color=colour, label=" ".join(regime.name))
-        curves.plot(list(regime.accuracy), list(regime.accuracy.values()), "o", color=colour, markersize=4)
-        missed = next(iter(regime.figures.values()))
-        near = [share for share in _FINE if regime.best[1] - regime.at(share) <= 0.5]
-        rule.plot([missed] * 2, [min(near), max(near)], color=colour, linewidth=3, alpha=0.5)
-        rule.plot([missed], [regime.best[0]], "o", color=colour)
-    _finish(curves, "share of truth", "test accuracy, %")
-    rule.plot(_FINE, _FINE**2, color="black", linewidth=1, label="share: auto")
-    _finish(rule, "images whose top class is not in them, over guessing", "best share (bars: within half a point)")
-    return figure
-
-
-def _finish(panel: Axes, across: str, up: str) -> None:
-    panel.set_xlabel(across)
-    panel.set_ylabel(up)
-    panel.legend(fontsize=7)
-    panel.grid(alpha=0.3)
-
-
 def main() -> int:
-    """Write the table and the picture, and print what every rule loses on regimes that it has not seen."""
+    """Write the table, and print what every rule loses on regimes that it has not seen."""
     regimes = read_regimes(FOLDER / "results/map.csv", FOLDER / "results/map_teachers.csv")
     if len(regimes) < 3:
         print(f"predict_share: expected three regimes or more, got {len(regimes)}", file=sys.stderr)  # noqa: T201
@@ -149,7 +121,6 @@ def main() -> int:
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-    draw(regimes).savefig(FOLDER / "prediction.png", dpi=110, metadata={"Software": None})
     for name in regimes[0].figures:
         lost = [float(line[f"{name}: lost"]) for line in lines]
         print(f"{name}: loses {np.mean(lost):.1f} points on the mean, {max(lost):.1f} at most")  # noqa: T201
