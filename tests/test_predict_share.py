@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tools import evidence_figures, predict_share
-from tools.predict_share import fitted_power, loss, read_regimes, table
+from tools.predict_share import fitted_power, known, loss, read_regimes, table
 
 
 def write(path, rows):
@@ -61,8 +61,20 @@ def test_a_rule_that_holds_loses_little_where_it_was_not_fitted(regimes):
 
 
 @pytest.mark.draws
+def test_what_the_audit_expects_comes_from_the_map(regimes):
+    lines = known(regimes)
+    assert [line["set_up"] for line in lines] == [f"few {number} cutmix" for number in range(4)]
+    second = {name: float(value) for name, value in lines[1].items() if name != "set_up"}
+    assert second["missed"] == 0.4
+    assert second["share_low"] < 0.16 < second["share_high"]
+    assert second["over_answers"] == pytest.approx(regimes[1].at(0.16) - regimes[1].accuracy[0.0], rel=1e-3)
+    assert second["over_labels"] == pytest.approx(regimes[1].at(0.16) - 40, rel=1e-3)
+
+
 def test_the_commands_write_table_and_pictures(regimes, capsys):
+    predict_share.KNOWN.parent.mkdir(parents=True)
     assert predict_share.main() == 0
+    assert len(predict_share.KNOWN.read_text().splitlines()) == 5
     assert "missed, over guessing: loses 0." in capsys.readouterr().out
     with Path("docs/evidence/results/prediction.csv").open() as lines:
         assert len(list(csv.DictReader(lines))) == 4

@@ -6,7 +6,8 @@ peaks of its own: the best share is one that was tried. A rule
 makes a share of one figure of the teacher (``map_teachers.csv``) as ``figure ** power``. Its power is fitted on all
 other regimes, so what it loses to the best share is always of a regime that it has not seen. The rule of
 ``ida_lightning.truth_needed`` is the first, with the power 2 of that function. Writes ``prediction.csv`` beside the
-results; ``tools.evidence_figures`` draws it.
+results, which ``tools.evidence_figures`` draws, and from it what the audit expects of a teacher
+(:mod:`ida_lightning.studies.audit.expectation`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from scipy.interpolate import PchipInterpolator
 from ida_lightning.files import replacing
 
 FOLDER = Path("docs/evidence")
+KNOWN = Path("src/ida_lightning/studies/audit/known.csv")
 POWERS = np.arange(0.25, 6.01, 0.25)
 _NAMES = ("images", "teacher_epochs", "mixing")
 
@@ -110,17 +112,31 @@ def table(regimes: list[Regime]) -> list[dict[str, str]]:
     return lines
 
 
+def known(regimes: list[Regime]) -> list[dict[str, str]]:
+    """Make a line per regime: how often its teacher misses, the shares near the best, and what ``auto`` gains."""
+    lines = []
+    for regime in regimes:
+        missed = next(iter(regime.figures.values()))
+        near = [share for share in np.linspace(0, 1, 201) if regime.best[1] - regime.at(share) <= 0.5]
+        found, accuracy = regime.at(missed**2), regime.accuracy
+        line = {"missed": missed, "share_low": min(near), "share_high": max(near)}
+        line |= {"over_answers": found - accuracy[0.0], "over_labels": found - accuracy[1.0]}
+        lines.append({key: f"{value:.4g}" for key, value in line.items()} | {"set_up": " ".join(regime.name)})
+    return lines
+
+
 def main() -> int:
-    """Write the table, and print what every rule loses on regimes that it has not seen."""
+    """Write the tables, and print what every rule loses on regimes that it has not seen."""
     regimes = read_regimes(FOLDER / "results/map.csv", FOLDER / "results/map_teachers.csv")
     if len(regimes) < 3:
         print(f"predict_share: expected three regimes or more, got {len(regimes)}", file=sys.stderr)  # noqa: T201
         return 1
     lines = table(regimes)
-    with replacing(FOLDER / "results/prediction.csv") as unfinished, unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    for path, rows in ((FOLDER / "results/prediction.csv", lines), (KNOWN, known(regimes))):
+        with replacing(path) as unfinished, unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
     for name in regimes[0].figures:
         lost = [float(line[f"{name}: lost"]) for line in lines]
         print(f"{name}: loses {np.mean(lost):.1f} points on the mean, {max(lost):.1f} at most")  # noqa: T201

@@ -39,8 +39,10 @@ def test_a_teacher_that_is_right_needs_no_correction(capsys):
         assert len(moved) == 2 * 4 * 5
         assert not any(moved)
     assert values_of(content, "clean")["tau"] == 1
-    assert content["verdict"]["code"] == "not_worth_it"
-    assert "Not worth it: on mixup/CutMix images" in capsys.readouterr().out
+    assert content["verdict"]["code"] == "own_answers"
+    told = capsys.readouterr().out
+    assert "Teach its answers as they are: on mixup/CutMix images" in told
+    assert "in all but 0.0 % of the rows" in told
     page = (OUT / "audit.html").read_text()
     assert "Correcting would change no soft label of the 192 mixup/CutMix images." in page
     assert page.count("<img") == 1
@@ -224,7 +226,7 @@ class Tags(HTMLParser):
 def test_the_four_files_agree_and_the_page_needs_nothing_else(capsys):
     content = audit("ConfusedTeacher")
     verdict = content["verdict"]
-    assert (verdict["code"], content["configured"]["space"]) == ("worth_comparing", "probabilities")
+    assert (verdict["code"], content["configured"]["space"]) == ("blend", "probabilities")
     with (OUT / "audit.csv").open() as file:
         lines = list(csv.DictReader(file))
     run = content["run"]
@@ -254,7 +256,10 @@ def test_the_four_files_agree_and_the_page_needs_nothing_else(capsys):
         for space in SPACES:
             shown = f"{percent(values[f'moved_mass/{space}/T2'])}; {values[f'correction_kl/{space}/T2']:.4f}"
             assert shown in tags.text
-    assert percent(values_of(content, "cutmix")["moved_mass/probabilities/T2"]) in verdict["headline"]
+    assert percent(values_of(content, "cutmix")["moved_mass/probabilities/T2"]) in " ".join(verdict["reasons"])
+    assert f"a share of truth of {verdict['truth']['share']:.2f}" in verdict["headline"]
+    points, low, high = verdict["truth"]["over_labels"]
+    assert f"{points:.0f} points [{low:.0f}, {high:.0f}] over labels alone" in verdict["headline"]
     assert "<i>cat</i> & $dog$" in text
     picture = matplotlib.image.imread(OUT / "audit.png")
     assert picture.shape[1] > 1000

@@ -50,7 +50,7 @@ def test_any_loader_and_teacher_are_audited(capsys):
 def test_a_right_teacher_needs_no_correction():
     report, verdict = audit_teacher(RightTeacher(), batches(), mixing=Mixing("mixup"))
     assert report.value("mixup", "violated") == 0
-    assert verdict.code == "not_worth_it"
+    assert verdict.code == "own_answers"
 
 
 def test_a_stream_is_read_as_far_as_asked():

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ida_lightning.plots import plain_text, shortened
 from ida_lightning.studies.audit.measure import SPACES, corrected_name
 from ida_lightning.studies.audit.report import Report
-from ida_lightning.studies.audit.verdict import CLEARLY, HARDLY, Verdict
+from ida_lightning.studies.audit.verdict import Verdict
 
 _RED, _TEAL, _OCHRE, _GREY = "#d1495b", "#00798c", "#edae49", "#8d8d8d"
 _SPACE_COLOURS = (_TEAL, "#6a4c93", "#5b7c33")
@@ -93,10 +93,7 @@ def _by_space(ax: Axes, report: Report) -> None:
         for space, colour in zip(SPACES, _SPACE_COLOURS, strict=True)
         for temperature, alpha in alphas.items()
     }
-    title = f"Target that a correction moves (dotted: {100 * HARDLY:g} and {100 * CLEARLY:g} %)"
-    _by_mixing(ax, report, title, bars, fmt="%.1f", fontsize=7, rotation=90, padding=2)
-    for threshold in (HARDLY, CLEARLY):
-        ax.axhline(100 * threshold, color=_GREY, linewidth=0.8, linestyle=":", zorder=0)
+    _by_mixing(ax, report, "Target that a correction moves", bars, fmt="%.1f", fontsize=7, rotation=90, padding=2)
     ax.margins(y=0.35)
     ax.set_ylabel("% of the soft label")
     _legend(ax, columns=3)
