@@ -102,6 +102,25 @@ def test_shipped_configs_train_and_find_their_teacher(data, tmp_path, monkeypatc
         assert after == (0 if name.startswith("ida") else logged["train/violation_rate"][-1])
 
 
+def test_recipes_train(tmp_path, monkeypatch):
+    save_file(build_model("test_resnet", num_classes=20).state_dict(), tmp_path / "teacher.safetensors")
+    small = [f"--{key}={value}" for key, value in smaller("evidence", tmp_path, monkeypatch).items()]
+    small += ["--model.teacher_args={}", "--model.student_args={}"]
+    root = write_folder(tmp_path / "images", parts={"train": 8, "val": 4})
+    photographs = [f"--data.root={root}", "--data.image_size=32", "--data.batch_size=4", "--data.val_share=0.2"]
+    photographs += ["--model.teacher_classes=[3, 5, 8]"]
+    recipes = sorted(file.stem for file in (CONFIGS / "recipes").glob("*.yaml"))
+    assert recipes == ["good_teacher", "pretrained_teacher", "weak_teacher"]
+    for run, name in enumerate(recipes):
+        fit(
+            f"recipes/{name}",
+            *(photographs if name == "pretrained_teacher" else small),
+            *("--model.teacher=test_resnet", "--model.student=test_resnet"),
+            f"--model.teacher_checkpoint={tmp_path}/teacher.safetensors",
+        )
+        assert metrics_of(run)["train/blend_moved_mass"][-1] > 0
+
+
 def test_every_method_of_a_shipped_comparison_is_a_fit_config():
     shipped = [yaml.safe_load((CONFIGS / data / "compare_lr_ds.yaml").read_text()) for data in ("digits", "cifar100")]
     assert shipped[0]["methods"] == shipped[1]["methods"]
