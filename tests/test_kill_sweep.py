@@ -4,7 +4,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tools.kill_sweep import JOBS, sweep
+from tools.kill_jobs import JOBS
+from tools.kill_sweep import sweep
 
 
 @pytest.mark.slow
