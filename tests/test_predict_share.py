@@ -1,6 +1,7 @@
 """The rules for the share of truth: what they are fitted on, and what they lose."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,17 @@ def test_the_commands_write_table_and_pictures(regimes, capsys):
         assert len(list(csv.DictReader(lines))) == 4
     rows = [{"method": name, "seed": 0, "last_test_acc": 0.5} for name in ("kd_aug", "share_0.3")]
     write(Path("docs/evidence/results/imagenette.csv"), rows)
-    write(Path("docs/evidence/results/imagenette_timm.csv"), [{"loss": "timm", "seed": 0, "last_test_acc": 0.4}])
+    lines = [{"config": f"configs/{name}", "temperature": 1, "test": 0.4} for name in ("imagenette/kd.yaml", "other")]
+    Path("docs/evidence/results/timm.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    places = "".join(f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->\n" for name in ("map", "rules", "real_case"))
+    evidence_figures.PAGE.write_text(f"before\n{places}after\n")
     evidence_figures.main()
+    page = evidence_figures.PAGE.read_text()
+    assert "| few | 1 | cutmix | 0.40 | 52.5 |" in page
+    assert "| timm, T = 1 | 40.0 |" in page
+    assert page.startswith("before\n<!-- map:begin -->\n| images |")
+    assert page.endswith("<!-- real_case:end -->\nafter\n")
+    assert "old" not in page
     for name in ("map", "prediction", "real_case"):
         assert Path(f"docs/evidence/{name}.png").stat().st_size > 8_000
     write(Path("docs/evidence/results/map_teachers.csv"), [{"images": "all", "teacher_epochs": "9", "mixing": "none"}])

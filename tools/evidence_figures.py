@@ -1,4 +1,4 @@
-"""Draw the three figures of docs/evidence.md from the result files: ``python -m tools.evidence_figures``.
+"""Draw the figures of docs/evidence.md, write its tables, from the result files: ``python -m tools.evidence_figures``.
 
 ``map.png``: accuracy against the share of truth in what is taught, a line per teacher. ``prediction.png``: the best
 share against what is measured of the teacher, and what rules lose. ``real_case.png``: methods on photographs.
@@ -7,6 +7,8 @@ share against what is measured of the teacher, and what rules lose. ``real_case.
 from __future__ import annotations
 
 import csv
+import json
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,8 +16,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ida_lightning.files import replacing
 from tools.predict_share import FOLDER, Regime, read_regimes, table
 
+PAGE = Path("docs/evidence.md")
 _FINE = np.linspace(0, 1, 201)
 _SHOWN = np.array([0, 0.1, 0.3, 0.6, 1])
 _TITLES = {
@@ -34,7 +38,8 @@ def draw_map(regimes: list[Regime]) -> Figure:
     figure = Figure(figsize=(3.3 * len(places), 3.8), layout="constrained")
     panels = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
     for panel, place in zip(panels, places, strict=True):
-        for regime in (regime for regime in regimes if regime.name[::2] == place):
+        here = [regime for regime in regimes if regime.name[::2] == place]
+        for regime in sorted(here, key=lambda regime: -int(regime.name[1])):
             colour = f"C{teachers.index(regime.name[1])}"
             panel.plot(np.sqrt(_FINE), [regime.at(share) for share in _FINE], color=colour)
             tried = sorted(regime.accuracy)
@@ -70,18 +75,25 @@ def draw_prediction(regimes: list[Regime]) -> Figure:
     return figure
 
 
-def draw_real_case(results: Path, outside: Path) -> Figure:
-    """Draw the test accuracy of every method and seed on photographs.
+def real_case(results: Path, outside: Path) -> dict[str, list[float]]:
+    """Return test accuracies in percent by method, a seed each: of this package's comparison, then of timm's task.
 
     Args:
-        results: of the comparison ``configs/imagenette/compare.yaml``.
-        outside: lines of ``tools.timm_task``.
+        results: of ``configs/imagenette/compare.yaml``.
+        outside: lines of ``tools.timm_task``, those of other configs among them.
     """
     found: dict[str, list[float]] = defaultdict(list)
-    for path, name in ((results, "method"), (outside, "loss")):
-        with path.open(encoding="utf-8", newline="") as lines:
-            for row in csv.DictReader(lines):
-                found[row[name]].append(100 * float(row["last_test_acc"]))
+    with results.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            found[row["method"]].append(100 * float(row["last_test_acc"]))
+    for line in outside.read_text(encoding="utf-8").splitlines():
+        if (run := json.loads(line))["config"].startswith("configs/imagenette"):
+            found[f"timm, T = {run['temperature']:g}"].append(100 * run["test"])
+    return dict(found)
+
+
+def draw_real_case(found: dict[str, list[float]]) -> Figure:
+    """Draw the test accuracy of every method and seed on photographs."""
     figure = Figure(figsize=(6.5, 0.4 * len(found) + 1.2), layout="constrained")
     panel = figure.subplots()
     for place, values in enumerate(found.values()):
@@ -93,6 +105,51 @@ def draw_real_case(results: Path, outside: Path) -> Figure:
     return figure
 
 
+def tables(regimes: list[Regime], photographs: dict[str, list[float]]) -> dict[str, str]:
+    """Return the tables of the page by the name of their place."""
+    shares = sorted({share for regime in regimes for share in regime.accuracy})
+    rows = [
+        [*regime.name, f"{next(iter(regime.figures.values())):.2f}"]
+        + [f"{regime.accuracy[share]:.1f}" if share in regime.accuracy else "–" for share in shares]
+        + ["–" if math.isnan(regime.auto) else f"{regime.auto:.1f}"]
+        for regime in regimes
+    ]
+    heads = [
+        "images",
+        "teacher's epochs",
+        "mixing",
+        "missed, over guessing",
+        *(f"{share:g}" for share in shares),
+        "auto",
+    ]
+    lines = table(regimes)
+    rules = [
+        [name, *(f"{pick([float(line[f'{name}: lost']) for line in lines]):.1f}" for pick in (np.mean, max))]
+        for name in regimes[0].figures
+    ]
+    cases = [[name, ", ".join(f"{value:.1f}" for value in values)] for name, values in photographs.items()]
+    return {
+        "map": _markdown(heads, rows),
+        "rules": _markdown(["figure of the teacher", "points lost, mean", "at most"], rules),
+        "real_case": _markdown(["taught", "test accuracy, %"], cases),
+    }
+
+
+def _markdown(heads: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
+
+
+def written(page: str, texts: dict[str, str]) -> str:
+    """Return a page with texts between the comments of their names."""
+    for name, text in texts.items():
+        before, begin, rest = page.partition(f"<!-- {name}:begin -->\n")
+        _, end, after = rest.partition(f"<!-- {name}:end -->")
+        if not end:
+            raise ValueError(f"{PAGE}: expected <!-- {name}:begin --> and <!-- {name}:end -->")
+        page = f"{before}{begin}{text}\n{end}{after}"
+    return page
+
+
 def _finish(panel: Axes, across: str, up: str) -> None:
     panel.set_xlabel(across)
     panel.set_ylabel(up)
@@ -101,13 +158,17 @@ def _finish(panel: Axes, across: str, up: str) -> None:
 
 
 def main() -> None:
-    """Draw what there are results for."""
+    """Draw and write what there are results for."""
     results = FOLDER / "results"
     regimes = read_regimes(results / "map.csv", results / "map_teachers.csv")
+    photographs = real_case(results / "imagenette.csv", results / "timm.jsonl")
     figures = {"map": draw_map(regimes), "prediction": draw_prediction(regimes)}
-    figures["real_case"] = draw_real_case(results / "imagenette.csv", results / "imagenette_timm.csv")
+    figures["real_case"] = draw_real_case(photographs)
     for name, figure in figures.items():
         figure.savefig(FOLDER / f"{name}.png", dpi=110, metadata={"Software": None})
+    page = written(PAGE.read_text(encoding="utf-8"), tables(regimes, photographs))
+    with replacing(PAGE) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

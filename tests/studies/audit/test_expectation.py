@@ -19,7 +19,7 @@ def test_set_ups_on_a_line_leave_nothing_open(monkeypatch):
     assert expect(1.0).over_labels.points == pytest.approx(1)
 
 
-def test_what_is_shipped_holds_for_every_set_up_that_is_left_out(monkeypatch):
+def test_shipped_intervals_hold_for_set_ups_left_out(monkeypatch):
     rows = known()
     assert len(rows) >= 5
     assert (np.diff(rows[:, 0]) >= 0).all()
