@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ida_lightning.files import replacing
-from tools.predict_share import FOLDER, Regime, read_regimes, table
+from tools.predict_share import FOLDER, Regime, all_regimes, table
 
 PAGE = Path("docs/evidence.md")
 _FINE = np.linspace(0, 1, 201)
@@ -160,9 +160,10 @@ def _finish(panel: Axes, across: str, up: str) -> None:
 def main() -> None:
     """Draw and write what there are results for."""
     results = FOLDER / "results"
-    regimes = read_regimes(results / "map.csv", results / "map_teachers.csv")
+    regimes = all_regimes()
     photographs = real_case(results / "imagenette.csv", results / "timm.jsonl")
-    figures = {"map": draw_map(regimes), "prediction": draw_prediction(regimes)}
+    mapped = [regime for regime in regimes if regime.name[1] != "imagenet"]
+    figures = {"map": draw_map(mapped), "prediction": draw_prediction(regimes)}
     figures["real_case"] = draw_real_case(photographs)
     for name, figure in figures.items():
         figure.savefig(FOLDER / f"{name}.png", dpi=110, metadata={"Software": None})

@@ -57,19 +57,30 @@ class Regime(NamedTuple):
         return share, self.accuracy[share]
 
 
-def read_regimes(results: Path, teachers: Path) -> list[Regime]:
-    """Read the regimes that have three shares or more between their teacher alone and the labels alone."""
+def read_regimes(results: Path, teachers: Path, photographs: Path | None = None) -> list[Regime]:
+    """Read the regimes that have two shares or more between their teacher alone and the labels alone.
+
+    Args:
+        results: rows of the map.
+        teachers: what is measured of their teachers.
+        photographs: rows of ``configs/imagenette/compare.yaml``, one regime more.
+    """
     with teachers.open(encoding="utf-8", newline="") as lines:
         measured = {tuple(row[name] for name in _NAMES): row for row in csv.DictReader(lines)}
     found: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with results.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             found[tuple(row[name] for name in _NAMES)][row["method"]].append(100 * float(row["last_test_acc"]))
+    if photographs is not None:
+        with photographs.open(encoding="utf-8", newline="") as lines:
+            for row in csv.DictReader(lines):
+                teacher = "labels" if row["method"] == "labels_soft" else "imagenet"
+                found["imagenette", teacher, "cutmix"][row["method"]].append(100 * float(row["last_test_acc"]))
     regimes = []
     for (images, epochs, mixing), methods in sorted(found.items()):
         labels = found[images, "labels", mixing].get("labels_soft", []) if epochs != "labels" else []
         shares = {float(name[6:]): np.mean(rows) for name, rows in methods.items() if name[6:7].isdigit()}
-        if not labels or len(shares) < 3 or "kd_aug" not in methods or (images, epochs, mixing) not in measured:
+        if not labels or len(shares) < 2 or "kd_aug" not in methods or (images, epochs, mixing) not in measured:
             continue
         numbers = {key: float(value) for key, value in measured[images, epochs, mixing].items() if key not in _NAMES}
         figures = {
@@ -82,6 +93,11 @@ def read_regimes(results: Path, teachers: Path) -> list[Regime]:
         auto = float(np.mean(methods["share_auto"])) if "share_auto" in methods else float("nan")
         regimes.append(Regime((images, epochs, mixing), figures, {s: float(a) for s, a in accuracy.items()}, auto))
     return regimes
+
+
+def all_regimes() -> list[Regime]:
+    """Read what is there."""
+    return read_regimes(*(FOLDER / "results" / f"{name}.csv" for name in ("map", "map_teachers", "imagenette")))
 
 
 def loss(regime: Regime, figure: str, power: float) -> float:
@@ -127,7 +143,7 @@ def known(regimes: list[Regime]) -> list[dict[str, str]]:
 
 def main() -> int:
     """Write the tables, and print what every rule loses on regimes that it has not seen."""
-    regimes = read_regimes(FOLDER / "results/map.csv", FOLDER / "results/map_teachers.csv")
+    regimes = all_regimes()
     if len(regimes) < 3:
         print(f"predict_share: expected three regimes or more, got {len(regimes)}", file=sys.stderr)  # noqa: T201
         return 1

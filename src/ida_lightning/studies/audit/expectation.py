@@ -38,7 +38,7 @@ class Expectation(NamedTuple):
 
 
 def expect(missed: float) -> Expectation:
-    """Interpolate between the set-ups of ``known.csv``: 20 classes of CIFAR-100, small networks; see docs/evidence.md.
+    """Interpolate between the set-ups of ``known.csv``: 20 classes of CIFAR-100, ten of ImageNet; docs/evidence.md.
 
     Args:
         missed: the rate of images whose most probable class is not in them, over that of guessing.

@@ -61,7 +61,7 @@ def judge(report: Report) -> Verdict:
     elif share < _HARDLY:
         code = "own_answers"
     else:
-        code = "blend" if expected.over_labels.points > 0 else "labels_alone"
+        code = "blend" if expected.over_labels.high > 0 else "labels_alone"
 
     def worst_bin(metric: str) -> str:
         return max(report.lambda_bins(report.mixed), key=lambda name: report.value(report.mixed, metric, name))
