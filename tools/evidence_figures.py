@@ -64,6 +64,7 @@ def draw_prediction(regimes: list[Regime]) -> Figure:
         rule.plot([missed], [regime.best[0]], "o", color=colour, label=" ".join(regime.name))
     rule.plot(_FINE, _FINE**2, color="black", linewidth=1, label="share: auto")
     _finish(rule, "images whose top class is not in them, over guessing", "best share (bars: within half a point)")
+    rule.legend(fontsize=7, loc="lower right")
     for place, name in enumerate(regimes[0].figures):
         points = [float(line[f"{name}: lost"]) for line in lines]
         for number, each in enumerate(points):
