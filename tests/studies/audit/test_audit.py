@@ -259,7 +259,7 @@ def test_the_four_files_agree_and_the_page_needs_nothing_else(capsys):
     assert percent(values_of(content, "cutmix")["moved_mass/probabilities/T2"]) in " ".join(verdict["reasons"])
     assert f"a share of truth of {verdict['truth']['share']:.2f}" in verdict["headline"]
     points, low, high = verdict["truth"]["over_labels"]
-    assert f"{points:.0f} points [{low:.0f}, {high:.0f}] over labels alone" in verdict["headline"]
+    assert f"{round(points)} points [{round(low)}, {round(high)}] over labels alone" in verdict["headline"]
     assert "<i>cat</i> & $dog$" in text
     picture = matplotlib.image.imread(OUT / "audit.png")
     assert picture.shape[1] > 1000
