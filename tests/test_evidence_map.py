@@ -106,3 +106,11 @@ def test_what_has_a_row_is_not_run_again(comparisons, monkeypatch):
     assert "kd_aug" not in comparisons[3].methods
     run(monkeypatch, "--teachers", "12", "--again", "--methods", "kd_aug", "share_0.1")
     assert list(comparisons[4].methods) == ["kd_aug", "share_0.1"]
+
+
+def test_methods_that_do_not_exist_are_named(comparisons, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, "--teachers", "12", "--methods", "kd_aug", "share_0.2")
+    assert stop.value.code == 2
+    assert "--methods: expected names of kd, kd_aug, " in capsys.readouterr().err
+    assert not comparisons

@@ -140,6 +140,11 @@ def main() -> int:
             for teacher in given.teachers:
                 measure(images, teacher)
         return 0
+    parts = [read_settings([str(CONFIGS / f"compare_map{part}.yaml") for part in ("", "_more")])]
+    parts += [read_settings([str(CONFIGS / "compare_map_labels.yaml")])]
+    known = {name for part in parts for name in part.methods}
+    if unknown := set(given.methods or ()) - known:
+        parser.error(f"--methods: expected names of {', '.join(sorted(known))}, got {', '.join(sorted(unknown))}")
     worst = 0
     for seed, images, mixing, teacher in product(given.seeds, given.images, given.mixing, given.teachers):
         regime = Regime(images, teacher, mixing)
