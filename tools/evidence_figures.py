@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ida_lightning.files import replacing
-from tools.predict_share import FOLDER, Regime, all_regimes, table
+from tools.predict_share import FOLDER, RULE, Regime, all_regimes, table
 
 PAGE = Path("docs/evidence.md")
 _FINE = np.linspace(0, 1, 201)
@@ -59,10 +59,9 @@ def draw_prediction(regimes: list[Regime]) -> Figure:
     lines = table(regimes)
     for number, regime in enumerate(regimes):
         colour, missed = f"C{number % 10}", next(iter(regime.figures.values()))
-        near = [share for share in _FINE if regime.best[1] - regime.at(share) <= 0.5]
-        rule.plot([missed] * 2, [min(near), max(near)], color=colour, linewidth=3, alpha=0.5)
+        rule.plot([missed] * 2, regime.near, color=colour, linewidth=3, alpha=0.5)
         rule.plot([missed], [regime.best[0]], "o", color=colour, label=" ".join(regime.name))
-    rule.plot(_FINE, _FINE**2, color="black", linewidth=1, label="share: auto")
+    rule.plot(_FINE, _FINE**RULE, color="black", linewidth=1, label="share: auto")
     _finish(rule, "images whose top class is not in them, over guessing", "best share (bars: within half a point)")
     rule.legend(fontsize=7, loc="lower right")
     for place, name in enumerate(regimes[0].figures):

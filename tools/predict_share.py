@@ -5,7 +5,7 @@ A regime is a size of data, a teacher and a way of mixing. Its students were tau
 peaks of its own: the best share is one that was tried. A rule
 makes a share of one figure of the teacher (``map_teachers.csv``) as ``figure ** power``. Its power is fitted on all
 other regimes, so what it loses to the best share is always of a regime that it has not seen. The rule of
-``ida_lightning.truth_needed`` is the first, with the power 2 of that function. Writes ``prediction.csv`` beside the
+``ida_lightning.truth_needed`` is the first, with the power of that function. Writes ``prediction.csv`` beside the
 results, which ``tools.evidence_figures`` draws, and from it what the audit expects of a teacher
 (:mod:`ida_lightning.studies.audit.expectation`).
 """
@@ -26,6 +26,7 @@ from ida_lightning.files import replacing
 
 FOLDER = Path("docs/evidence")
 KNOWN = Path("src/ida_lightning/studies/audit/known.csv")
+RULE = 2.0  # the power of ida_lightning.truth_needed
 POWERS = np.arange(0.25, 6.01, 0.25)
 _NAMES = ("images", "teacher_epochs", "mixing")
 
@@ -55,6 +56,12 @@ class Regime(NamedTuple):
         """The best share that was tried, and its accuracy."""
         share = max(self.accuracy, key=lambda share: self.accuracy[share])
         return share, self.accuracy[share]
+
+    @property
+    def near(self) -> tuple[float, float]:
+        """The least and the greatest share within half a point of the best accuracy."""
+        near = [share for share in np.linspace(0, 1, 201) if self.best[1] - self.at(share) <= 0.5]
+        return float(min(near)), float(max(near))
 
 
 def read_regimes(results: Path, teachers: Path, photographs: Path | None = None) -> list[Regime]:
@@ -120,7 +127,7 @@ def table(regimes: list[Regime]) -> list[dict[str, str]]:
         line |= {"best_share": f"{best_share:.2f}", "best": f"{best:.1f}", "own_answers": f"{regime.accuracy[0.0]:.1f}"}
         line |= {"labels_alone": f"{regime.accuracy[1.0]:.1f}", "share_auto": f"{regime.auto:.1f}"}
         for figure, value in regime.figures.items():
-            power = 2.0 if figure == next(iter(regime.figures)) else fitted_power(others, figure)
+            power = RULE if figure == next(iter(regime.figures)) else fitted_power(others, figure)
             line[figure] = f"{value:.3f}"
             line[f"{figure}: share"] = f"{value**power:.2f}"
             line[f"{figure}: lost"] = f"{loss(regime, figure, power):.1f}"
@@ -133,10 +140,9 @@ def known(regimes: list[Regime]) -> list[dict[str, str]]:
     lines = []
     for regime in regimes:
         missed = next(iter(regime.figures.values()))
-        near = [share for share in np.linspace(0, 1, 201) if regime.best[1] - regime.at(share) <= 0.5]
-        found, accuracy = regime.at(missed**2), regime.accuracy
-        line = {"missed": missed, "share_low": min(near), "share_high": max(near)}
-        line |= {"over_answers": found - accuracy[0.0], "over_labels": found - accuracy[1.0]}
+        taught, accuracy = regime.at(missed**RULE), regime.accuracy
+        line = {"missed": missed, "share_low": regime.near[0], "share_high": regime.near[1]}
+        line |= {"over_answers": taught - accuracy[0.0], "over_labels": taught - accuracy[1.0]}
         lines.append({key: f"{value:.4g}" for key, value in line.items()} | {"set_up": " ".join(regime.name)})
     return lines
 

@@ -94,7 +94,12 @@ def truth_needed(values: Tensor, label_mix: LabelMix) -> Tensor:
 
 def share_of_truth(missed: Tensor, by_guessing: Tensor) -> Tensor:
     """Return the share of truth for a rate of missed rows, and the rate at which guessing misses them."""
-    return (missed / by_guessing.clamp_min(torch.finfo(by_guessing.dtype).eps)).square().clamp(max=1)
+    return missed_over_guessing(missed, by_guessing).square()
+
+
+def missed_over_guessing(missed: Tensor, by_guessing: Tensor) -> Tensor:
+    """Return a rate of missed rows over that of guessing, at most 1; 0 where every row holds all classes."""
+    return (missed / by_guessing.clamp_min(torch.finfo(by_guessing.dtype).eps)).clamp(max=1)
 
 
 def missed_rows(values: Tensor, label_mix: LabelMix) -> Tensor:

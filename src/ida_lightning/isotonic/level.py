@@ -55,7 +55,7 @@ def find_levels(rest: Tensor, chain: FloatArray) -> FloatArray:
 
 
 def _highest_means(top: FloatArray, starts: FloatArray) -> FloatArray:
-    """Do what :func:`level_below` does.
+    """Return the least, over the starts, of the highest running mean into the rest: :func:`level_below` in NumPy.
 
     Args:
         top: the rest or the largest of it, descending ``(batch, size)``.

@@ -14,7 +14,7 @@ Chain = tuple[Tensor, FloatArray, npt.NDArray[np.bool_] | None]
 
 
 def solve_on_cpu(values: Tensor, label_mix: LabelMix) -> Tensor:
-    """Solve what :func:`~ida_lightning.isotonic.threshold.threshold_solver` does.
+    """Correct rows on the CPU, as :func:`~ida_lightning.isotonic.threshold.threshold_solver` describes it.
 
     What belongs to the ranked classes is in NumPy, as ``(k, batch)``: its small operators are cheaper to call.
 

@@ -1,6 +1,7 @@
 """Audits from Python: any loader, any teacher, and what is said about methods that are not measured."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ida_lightning import (
     audit_teacher,
 )
 from ida_lightning.__main__ import main
+from ida_lightning.studies.audit.verdict import judge
 from tests.helpers.audits import CONFIG
 from tests.helpers.colours import ColoursDataModule, ConfusedTeacher, RightTeacher
 
@@ -51,6 +53,14 @@ def test_a_right_teacher_needs_no_correction():
     report, verdict = audit_teacher(RightTeacher(), batches(), mixing=Mixing("mixup"))
     assert report.value("mixup", "violated") == 0
     assert verdict.code == "own_answers"
+
+
+def test_guessing_never_misses_where_images_hold_all_classes():
+    report, _ = audit_teacher(RightTeacher(), batches(), mixing=Mixing("mixup"))
+    kept = [m for m in report.measurements if not m.metric.startswith("missed")]
+    none = [m._replace(value=0.0) for m in report.measurements if m.metric.startswith("missed")]
+    verdict = judge(replace(report, measurements=kept + none))  # two classes, both in every image
+    assert (verdict.truth["share"], verdict.code) == (0, "own_answers")
 
 
 def test_a_stream_is_read_as_far_as_asked():

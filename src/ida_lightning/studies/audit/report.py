@@ -15,7 +15,7 @@ import torch
 from ida_lightning.studies.audit.examples import Examples
 from ida_lightning.studies.audit.measure import Rows, corrected_name
 from ida_lightning.studies.tables import csv_table
-from ida_lightning.truth import share_of_truth
+from ida_lightning.truth import missed_over_guessing, share_of_truth
 
 LAMBDA_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LEAST_ROWS = 5  # of a pair of classes that is judged
@@ -133,10 +133,16 @@ class Report:
         measurement = self._by_key.get((mixing, rows, metric))
         return float("nan") if measurement is None else measurement.value
 
+    def missed(self, mixing: str) -> float:
+        """Return how often the teacher misses images of one way of mixing, over how often guessing would, at most 1."""
+        return float(missed_over_guessing(*self._rates(mixing)))
+
     def truth_needed(self, mixing: str) -> float:
         """Return the share of truth that the answers to images of one way of mixing need."""
-        rates = (torch.tensor(self.value(mixing, name)) for name in ("missed", "missed_by_guessing"))
-        return float(share_of_truth(*rates))
+        return float(share_of_truth(*self._rates(mixing)))
+
+    def _rates(self, mixing: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor(self.value(mixing, "missed")), torch.tensor(self.value(mixing, "missed_by_guessing"))
 
     def rows(self, mixing: str, rows: str = "all") -> int:
         """Return the number of rows of a bin."""

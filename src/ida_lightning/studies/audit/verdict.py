@@ -55,7 +55,7 @@ def judge(report: Report) -> Verdict:
         for name in SPACES
     }
     share = report.truth_needed(configured.mixing)
-    expected = expect(math.sqrt(share))
+    expected = expect(report.missed(configured.mixing))
     if report.value("clean", "accuracy") < least:
         code = "teacher_first"
     elif share < _HARDLY:
