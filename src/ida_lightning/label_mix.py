@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ida_lightning.addressing import addressable, nan_rows
 from ida_lightning.errors import (
@@ -199,18 +200,17 @@ class LabelMix(NamedTuple):
         labels, dtype = self.labels, torch.promote_types(self.weights.dtype, torch.float32)
         # By label first, so that rows that mean the same come out the same.
         labels, by_label = labels.sort(dim=1, stable=True)
-        weights = self.weights.gather(1, by_label)
-        same = labels[:, :, None] == labels[:, None, :]
-        # Sums of float32 are exact in float64, so a tie does not depend on the order of the entries.
-        exact = dtype if labels.device.type == "mps" else torch.float64
-        merged = (same * weights[:, None, :]).sum(2, dtype=exact).to(dtype)
-        repeat = torch.zeros_like(labels, dtype=torch.bool)
-        repeat[:, 1:] = labels[:, 1:] == labels[:, :-1]
-        weights, by_weight = merged.masked_fill(repeat, 0).sort(dim=1, descending=True, stable=True)
+        weights, repeat = self.weights.gather(1, by_label), F.pad(labels[:, 1:] == labels[:, :-1], (1, 0))
+        if not can_look(labels) or bool(repeat.any()):
+            same = labels[:, :, None] == labels[:, None, :]
+            # Sums of float32 are exact in float64, so a tie does not depend on the order of the entries.
+            exact = dtype if labels.device.type == "mps" else torch.float64
+            weights = (same * weights[:, None, :]).sum(2, dtype=exact).masked_fill(repeat, 0)
+        weights, by_weight = weights.to(dtype).sort(dim=1, descending=True, stable=True)
         labels = labels.gather(1, by_weight)
         present = weights > 0
-        tied = torch.zeros_like(present)
-        tied[:, 1:] = present[:, 1:] & (weights[:, :-1] - weights[:, 1:] <= tie_tolerance(self.weights))
+        behind = F.pad(weights[:, :-1] - weights[:, 1:], (1, 0), value=torch.inf)
+        tied = (behind <= tie_tolerance(self.weights)).logical_and_(present)
         return LabelOrder(torch.where(present, labels, labels[:, :1]), weights, present, tied)
 
     def canonical(self) -> LabelMix:

@@ -217,13 +217,19 @@ def test_any_memory_layout(solver):
     assert torch.equal(isotonic_soft_labels(expanded, mix, solver), each)
 
 
-@pytest.mark.parametrize("classes", [100, 600, 2304, 5000, 21841])
-def test_largest_values_are_found_in_pieces(classes):
+@pytest.mark.parametrize("classes", [100, 600, 4096, 4097, 21841])
+def test_what_is_above_a_bound_is_found_by_its_heads(classes):
     values, _ = random_rows(5, classes)
-    values[:, -1] = 1.0  # in the tail that fills no piece
-    values[:, 7:9] = 0.5
-    for size in (3, 10):
-        np.testing.assert_array_equal(level_module.largest(values, size), values.topk(size, dim=1).values)
+    values[:, -1], values[2] = 1.0, 0.0  # one in the tail that fills no piece, and a row with nothing to find
+    rest, bound = values.numpy(), np.full(5, 1.5 / classes, dtype=np.float32)
+    heads = level_module.heads_of(values)
+    np.testing.assert_array_equal(heads[:, 0], rest.max(1))
+    np.testing.assert_array_equal(level_module._above(rest, heads, bound), np.flatnonzero(rest > bound[:, None]))
+    some = level_module._some_of_the_largest(rest, heads)
+    assert some.shape[1] <= 16
+    for row, found in zip(rest, some, strict=True):
+        assert (np.diff(found) >= 0).all()
+        assert all((row == value).sum() >= (found == value).sum() for value in found), "a value counts once"
 
 
 def climbed(rest, chain, monkeypatch):
@@ -237,7 +243,6 @@ def climbed(rest, chain, monkeypatch):
         return original(rows, *args, **options)
 
     monkeypatch.setattr(level_module.torch, "sub", counted)
-    monkeypatch.setattr(level_module, "_SORTED", 0)
     level = level_module.climb(rest, np.arange(len(rest)), chain.numpy().T, chain.amin(1).numpy())
     monkeypatch.undo()
     return level, passes
@@ -301,7 +306,7 @@ def test_long_rows_are_exact_at_any_temperature(classes, k, spread):
 def test_rows_in_order_are_not_searched(classes, monkeypatch):
     values, mix = random_rows(20, classes)
     ordered = isotonic_soft_labels(values, mix)
-    monkeypatch.setattr(on_cpu_module, "find_levels", None)
+    monkeypatch.setattr(on_cpu_module, "lower_to_level", None)
     assert torch.equal(isotonic_soft_labels(ordered, mix), ordered)
 
 
@@ -369,18 +374,32 @@ def test_classes_of_equal_weight_are_not_ordered():
     torch.testing.assert_close(ranked, torch.tensor([[0.35, 0.35, 0.3]]))
 
 
-@pytest.mark.parametrize("classes", [3, 19, 100, 5000])
-def test_blocks_larger_than_the_top_are_still_exact(classes, monkeypatch):
-    # Nearly flat rows with a low second class pool almost everything: the certificate must fail and be acted upon.
+@pytest.mark.parametrize("classes", [3, 40, 100, 5000])
+@pytest.mark.parametrize("many", [0, 128, 5000])
+def test_nearly_flat_rows_are_exact_sorted_or_climbed(classes, many, monkeypatch):
+    # A low second class pools almost everything: no few large values give the level.
     values = torch.full((4, classes), 1.0, dtype=torch.float64)
     values += torch.linspace(0, 1e-3, classes, dtype=torch.float64)
     values[:, 0] = 0
     mix = LabelMix.pair(torch.tensor([1] * 4), torch.tensor([0] * 4), 0.9)
     expected = reference_scipy(values[0].numpy(), mix.dense(classes)[0].numpy())
+    monkeypatch.setattr(level_module, "_MANY", many)
     np.testing.assert_allclose(isotonic_soft_labels(values, mix)[0].numpy(), expected, atol=1e-12)
-    if classes > 18:
-        monkeypatch.setattr(level_module, "_TOP", classes)
-        np.testing.assert_allclose(isotonic_soft_labels(values, mix)[0].numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [50, 300, 5000])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_sorting_and_climbing_agree(classes, k, monkeypatch):
+    values, _ = random_rows(40, classes, dtype=torch.float64)
+    values[::2] = 1 / classes + values[::2] / 50  # flat rows among the others
+    mix = LabelMix(
+        torch.rand(40, classes).topk(k, dim=1).indices, torch.arange(k, 0, -1.0).expand(40, k) / (k * (k + 1) / 2)
+    )
+    solved = isotonic_soft_labels(values, mix)
+    monkeypatch.setattr(level_module, "_MANY", 3)
+    torch.testing.assert_close(isotonic_soft_labels(values, mix), solved, rtol=0, atol=1e-13)
+    one_by_one = [isotonic_soft_labels(row[None], mix.select(slice(at, at + 1))) for at, row in enumerate(values)]
+    torch.testing.assert_close(torch.cat(one_by_one), solved, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3), (torch.float16, 5e-4)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,7 +35,7 @@ def isotonic_soft_labels(
     * ``"triton"`` on CUDA, if a trial on the device agrees with ``"threshold"`` (:func:`kernel_trials` says what
       came of it), for rows of up to 8,192 classes, labels of up to four, and not in float64: one kernel that reads
       every row once and writes it once. Asked for by name it takes rows of any length, and raises where it fails.
-    * ``"threshold"`` everywhere else: vectorised PyTorch, on the CPU a partial sort and one pass.
+    * ``"threshold"`` everywhere else: vectorised PyTorch, on the CPU a few passes over the rows.
 
     For checking only, row by row in Python and float64: ``"weak_order"`` (sort and pool adjacent violators) and
     ``"tree"`` (IRT-BIN on the tree of the order). All solve the same problem exactly, and all can be differentiated:
@@ -68,7 +70,7 @@ def isotonic_soft_labels(
     one_of("solver", solver, get_args(Solver))
     is_a("label_mix", label_mix, LabelMix).check_describes(values, "values")
     if can_look(values, validate):
-        _validate("values", values.detach(), label_mix)
+        _validate("values", values, label_mix)
     if solver == "auto":
         solver = choose(values, label_mix)
     needs_grad = values.requires_grad and torch.is_grad_enabled()
@@ -130,9 +132,18 @@ def _validate(name: str, values: Tensor, label_mix: LabelMix) -> None:
     label_mix.check_values(classes)
     if values.numel() == 0:
         return
-    # One pass; the rows are only looked through when it says that there is something to find.
-    low, high = (float(bound) for bound in values.aminmax())
-    most = torch.finfo(torch.promote_types(values.dtype, torch.float32)).max / (4 * classes)
+    # One pass; the rows are only looked through when it says that there may be something to find: a sum of squares is
+    # finite only of numbers that are, and that are far from where any other sum is not.
+    flat = values.detach().reshape(-1).to(torch.promote_types(values.dtype, torch.float32))
+    if flat.device.type == "cpu":
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.dot(flat.numpy(), flat.numpy())
+    else:
+        squares = float(flat @ flat)
+    if math.isfinite(squares):
+        return
+    most = torch.finfo(flat.dtype).max / (4 * classes)
+    low, high = (float(bound) for bound in flat.aminmax())
     if -most <= low and high <= most:  # not so if one is NaN
         return
     wrong = int((~torch.isfinite(values)).any(1).sum())
@@ -175,7 +186,7 @@ def isotonic_softmax(
     one_of("solver", solver, get_args(Solver))
     is_a("label_mix", label_mix, LabelMix).check_describes(logits, "logits")
     if can_look(logits, validate):
-        _validate("logits", logits.detach(), label_mix)
+        _validate("logits", logits, label_mix)
     if solver == "auto":
         solver = choose(logits, label_mix, "plain" if logits.requires_grad else "softmax")
     if solver == "triton" and not logits.requires_grad:

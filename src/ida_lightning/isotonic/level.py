@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,90 +13,130 @@ from torch import Tensor
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
-# How many of a row's largest values are looked at first, for each of up to four ranked classes. A trained teacher
-# seldom lifts more classes above the ones in the picture; the certificate notices when it does.
-_TOP = 8
+# Up to so many classes a whole row is sorted. Rows of so many and more are looked at in pieces of this length.
+_SHORT, _LONG, _PIECE = 32, 4096, 128
+# Where the largest value leaves more than so many a row, the bound is sought anew, from as many large ones.
+_FEW = 16
+# Rows with more than so many values above that bound are climbed.
+_MANY = 128
 # Rows are climbed in blocks of about so many values: what a step writes is still in the cache for the next one.
 _BLOCK = 2**18
-# Long rows are searched in pieces of this length.
-_PIECE = 128
-# Up to so many classes a whole row is sorted.
-_SORTED = 400
 
 
-def find_levels(rest: Tensor, chain: FloatArray) -> FloatArray:
-    """Return the level of every row, exactly; see :func:`level_below`. On the CPU.
+def heads_of(rest: Tensor) -> FloatArray:
+    """Return the largest value of every row ``(batch, 1)``, and, of long rows, of each of their pieces.
 
-    In short rows the cost is the number of operators and not what they do, so it is in NumPy, whose operators cost a
-    third of PyTorch's to call.
+    Args:
+        rest: contiguous ``(batch, classes)``, on the CPU.
+
+    Returns:
+        ``(batch, 1)`` or ``(batch, 1 + pieces)``. What fills no piece is one of its own.
+    """
+    classes = rest.shape[1]
+    if classes < _LONG:
+        return rest.amax(1, keepdim=True).numpy()
+    whole = classes // _PIECE * _PIECE
+    pieces = rest[:, :whole].view(len(rest), -1, _PIECE).amax(2)
+    if whole < classes:
+        pieces = torch.cat((pieces, rest[:, whole:].amax(1, keepdim=True)), 1)
+    return torch.cat((pieces.amax(1, keepdim=True), pieces), 1).numpy()
+
+
+def lower_to_level(rest: FloatArray, chain: FloatArray, lowest: FloatArray, heads: FloatArray) -> FloatArray:
+    """Lower what is above the level of its row, in place, and return the levels, exactly; see :func:`level_below`.
+
+    Only values above the level count. The largest one gives a bound below it, and what is above the bound is seldom
+    more than a few, which are taken out and sorted. It is in NumPy, whose operators cost a third of PyTorch's to call.
 
     Args:
         rest: contiguous ``(batch, classes)``, -inf at the ranked classes.
         chain: ``(k, batch)``; inf where absent.
+        lowest: the least of the chain, ``(batch,)``.
+        heads: of the rest; see :func:`heads_of`.
 
     Returns:
-        ``(batch,)``.
+        ``(batch,)``, in the dtype of the rest. Rows of which nothing is above their chain stay as they are.
     """
-    classes = rest.shape[1]
-    ascending = np.sort(chain, 0) if len(chain) > 1 else chain
-    starts = np.cumsum(ascending, 0, dtype=np.float64)
-    if short := classes <= _SORTED:
-        descending = np.sort(rest.numpy(), 1)[:, ::-1]
-    size = _TOP * min(len(chain), 4)
-    top = descending[:, :size] if short else largest(rest, size)
-    level = _highest_means(top, starts)
-    # What was not looked at cannot matter if the smallest value that was looked at is not above the level.
-    unsure = (level < top[:, -1]).nonzero()[0]
-    if classes > size and len(unsure):
-        if short:
-            level[unsure] = _highest_means(descending[unsure], starts[:, unsure])
-        else:
-            level[unsure] = climb(rest, unsure, chain, level.astype(chain.dtype))
-    return level.astype(chain.dtype)
-
-
-def _highest_means(top: FloatArray, starts: FloatArray) -> FloatArray:
-    """Return the least, over the starts, of the highest running mean into the rest: :func:`level_below` in NumPy.
-
-    Args:
-        top: the rest or the largest of it, descending ``(batch, size)``.
-        starts: float64, running sums of the chain from the lowest on, ``(k, batch)``; inf where absent.
-    """
-    joined = np.zeros((top.shape[1] + 1, len(top)))  # by none of the rest, by the largest, by the largest two ...
-    np.cumsum(np.ascontiguousarray(top.T), 0, out=joined[1:])
-    counts, level = np.arange(len(joined))[:, None], np.full(len(top), np.inf)
-    with np.errstate(invalid="ignore"):  # inf - inf: a start that is absent, above a rest that has ended
-        for number, start in enumerate(starts, 1):
-            level = np.fmin(level, ((start + joined) / (number + counts)).max(0))
+    starts = np.empty(chain.shape)
+    if len(chain) > 2:
+        np.sort(chain, 0).cumsum(0, out=starts)
+    else:
+        starts[0] = lowest
+        chain.sum(0, out=starts[-1])
+    if rest.shape[1] <= _SHORT:
+        level = _highest_means(np.sort(rest, 1), lowest, starts)
+        np.minimum(rest, np.maximum(level, lowest)[:, None], out=rest)
+        return level
+    wide = rest.shape[1] > 2 * _SHORT
+    for thorough in (wide and len(chain) > 2, wide):
+        some = _some_of_the_largest(rest, heads) if thorough else heads[:, :1]
+        bound = _highest_means(some, lowest, starts)
+        above = _above(rest, heads, bound)
+        if thorough or not wide or len(above) <= _FEW * len(rest):
+            break
+    row = above // rest.shape[1]
+    number = np.bincount(row, minlength=len(rest))
+    many = (number > _MANY).nonzero()[0]
+    if len(many):
+        few = number[row] <= _MANY
+        above, row = above[few], row[few]
+        number[many] = 0
+    values = rest.reshape(-1)[above]
+    taken = np.repeat(bound[:, None], max(1, number.max()), 1)
+    taken[row, np.arange(len(row)) - (number.cumsum() - number)[row]] = values
+    taken.sort(1)
+    level = np.maximum(_highest_means(taken, bound, starts), bound)  # what is not above the bound stays as it is
+    rest.reshape(-1)[above] = np.minimum(values, level[row])
+    if len(many):
+        level[many] = climb(torch.from_numpy(rest), many, chain, bound)
+        rest[many] = np.minimum(rest[many], level[many, None])
     return level
 
 
-def largest(values: Tensor, size: int) -> FloatArray:
-    """Return the ``size`` largest values per row, descending ``(batch, size)``, of contiguous ``(batch, classes)``.
+def _above(rest: FloatArray, heads: FloatArray, bound: FloatArray) -> npt.NDArray[np.int64]:
+    """Return where the rest is above the bound of its row, as ascending indices of the flat rest."""
+    pieces = heads.shape[1] - 1
+    if not pieces:
+        return np.flatnonzero(rest > bound[:, None])
+    whole = rest.shape[1] // _PIECE
+    row, piece = (heads[:, 1 : whole + 1] > bound[:, None]).nonzero()
+    values = rest[:, : whole * _PIECE].reshape(len(rest), whole, _PIECE)[row, piece]
+    found, place = np.divmod(np.flatnonzero(values > bound[row][:, None]), _PIECE)
+    above: npt.NDArray[np.int64] = row[found] * rest.shape[1] + piece[found] * _PIECE + place
+    if pieces == whole:
+        return above
+    row, place = (rest[:, whole * _PIECE :] > bound[:, None]).nonzero()
+    return np.sort(np.concatenate((above, row * rest.shape[1] + whole * _PIECE + place)))
 
-    On the CPU. NumPy sorts without branches, several times as fast as ``torch.topk`` finds a few in rows like these.
+
+def _some_of_the_largest(rest: FloatArray, heads: FloatArray) -> FloatArray:
+    """Return large values of every row, ascending ``(batch, size)``: of pieces, or the largest of every 32nd value."""
+    pieces = heads[:, 1:]
+    if not pieces.shape[1]:
+        pieces = torch.from_numpy(rest)[:, : rest.shape[1] // 32 * 32].view(len(rest), -1, 32).amax(1).numpy()
+    return np.sort(pieces, 1)[:, -_FEW:]
+
+
+def _highest_means(some: FloatArray, floor: FloatArray, starts: FloatArray) -> FloatArray:
+    """Return the least, over the starts, of the highest running mean into the rest: :func:`level_below` in NumPy.
+
+    Args:
+        some: of the rest, ascending ``(batch, size)``. What is below the floor counts as the floor.
+        floor: ``(batch,)``, not above the level.
+        starts: float64, running sums of the chain from the lowest on, ``(k, batch)``; inf where absent.
     """
-    classes = values.shape[1]
-    if classes <= max(_SORTED, 16 * size):
-        return _top_of(values.numpy(), size)
-    # The largest values lie in the pieces with the largest maxima. One cheap pass finds those.
-    if classes < 4 * _PIECE * size:
-        pieces = values[:, : classes // 8 * 8].view(len(values), 8, -1)  # each takes every n-th value, as the row lies
-        maxima = pieces
-        for half in (4, 2, 1):
-            maxima = torch.maximum(maxima[:, :half], maxima[:, half:])
-        best = torch.from_numpy(np.argpartition(maxima.numpy()[:, 0], -size, 1)[:, -size:])
-        candidates = pieces.gather(2, best[:, None, :].expand(-1, 8, -1)).flatten(1)
-        return _top_of(torch.cat((candidates, values[:, classes // 8 * 8 :]), 1).numpy(), size)
-    whole = classes - classes % _PIECE
-    pieces = values[:, :whole].view(len(values), -1, _PIECE)
-    best = pieces.amax(2).topk(size, dim=1, sorted=False).indices
-    candidates = pieces[torch.arange(len(values))[:, None], best].flatten(1)
-    return torch.cat((candidates, values[:, whole:]), 1).topk(size, dim=1).values.numpy()
+    sum_up, counts = _running(len(starts), some.shape[1])
+    means = starts[:, None] + sum_up @ np.maximum(some.T, floor)
+    means /= counts
+    least: FloatArray = means.max(1).min(0).astype(some.dtype)
+    return least
 
 
-def _top_of(rows: FloatArray, size: int) -> FloatArray:
-    return np.ascontiguousarray(np.sort(rows, 1)[:, : -size - 1 : -1])
+@lru_cache(maxsize=64)
+def _running(starts: int, size: int) -> tuple[FloatArray, FloatArray]:
+    """Return the matrix that sums up the largest of ascending columns, none of them first, and how many that makes."""
+    sum_up = np.ascontiguousarray(np.tri(size + 1, size, -1)[:, ::-1])
+    return sum_up, np.arange(1.0, starts + 1)[:, None, None] + np.arange(size + 1)[:, None]
 
 
 def level_below(top: Tensor, chain: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ida_lightning.isotonic.level import FloatArray, find_levels
+from ida_lightning.isotonic.level import FloatArray, heads_of, lower_to_level
 from ida_lightning.label_mix import LabelMix, LabelOrder, tie_tolerance
 
 Chain = tuple[Tensor, FloatArray, npt.NDArray[np.bool_] | None]
@@ -30,18 +30,18 @@ def solve_on_cpu(values: Tensor, label_mix: LabelMix) -> Tensor:
     in_place = corrected.numpy()
     ranked = (np.arange(len(values)), labels.numpy().T)
     in_place[ranked] = -np.inf
-    exceeded = corrected.amax(1).numpy() > lowest
-    number = int(np.count_nonzero(exceeded))
-    if number:
-        if 2 * number < len(values):
-            rows = exceeded.nonzero()[0]
-            level = lowest.copy()
-            level[rows] = find_levels(corrected.index_select(0, torch.from_numpy(rows)), kept[:, rows])
-        else:
-            # Rounding of the means must not touch what already is in order.
-            level = np.where(exceeded, find_levels(corrected, kept), lowest)
-        np.minimum(in_place, level[:, None], out=in_place)
+    heads = heads_of(corrected)
+    exceeded = heads[:, 0] > lowest  # the others are in order, and rounding of means must not touch them
+    number = np.count_nonzero(exceeded)
+    if 2 * number > len(values):
+        level = np.where(exceeded, lower_to_level(in_place, kept, lowest, heads), lowest)
         chain = np.maximum(chain, level)
+    elif number:
+        rows = exceeded.nonzero()[0]
+        rest = in_place[rows]
+        level = lower_to_level(rest, kept[:, rows], lowest[rows], heads[rows])
+        in_place[rows] = rest
+        chain[:, rows] = np.maximum(chain[:, rows], level)
     in_place[ranked] = chain if absent is None else np.where(absent, chain[0], chain)
     return corrected
 
@@ -68,11 +68,13 @@ def _pairs(values: Tensor, label_mix: LabelMix) -> Chain:
 def _chains(values: Tensor, order: LabelOrder) -> Chain:
     """Solve for any number of ranked classes alone: their labels, values ``(k, batch)``, and which are absent."""
     mix_values, present = values.gather(1, order.labels).numpy().T, order.present.numpy().T
+    absent = None if present.all() else ~present
+    if not order.tied.any():
+        return order.labels, _pooled(mix_values, present), absent
     within_ties = np.lexsort((-mix_values, order.rank().numpy().T), 0)  # the larger value first inside every tie
-    sequence = np.take_along_axis(mix_values, within_ties, 0)
-    chain = np.empty_like(sequence)
-    np.put_along_axis(chain, within_ties, _pooled(sequence, present), 0)
-    return order.labels, chain, None if present.all() else ~present
+    chain = np.empty_like(mix_values)
+    np.put_along_axis(chain, within_ties, _pooled(np.take_along_axis(mix_values, within_ties, 0), present), 0)
+    return order.labels, chain, absent
 
 
 def _pooled(sequence: FloatArray, present: npt.NDArray[np.bool_]) -> FloatArray:

@@ -28,13 +28,13 @@ def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
     the others ``min(p_j, v)``.
 
     The level is the least, over the ranked starts, of the largest running mean from there into the rest. Only the rest
-    above it counts, so a few of the largest values give a lower bound of it, and the level itself if the smallest of
-    them is not above it. Rows that fail this certificate are finished by Newton's method on the equation, from
-    the bound (:func:`~ida_lightning.isotonic.level.climb`).
+    above it counts, and a few of the largest values give a lower bound of it. On the CPU what is above that bound is
+    taken out and sorted; rows in which that is still much are finished by Newton's method on the equation, from the
+    bound (:func:`~ida_lightning.isotonic.level.climb`).
 
-    On the CPU the cost is a partial sort and one pass, one pass alone where all rows are in order, and some passes
-    over the rows that fail the certificate; a compiled graph holds it as one operator, because this depends on the
-    data. On an accelerator it is a full sort, because acting on the data would make the host wait.
+    So the cost on the CPU is two passes and some thirty small operations, one pass where all rows are in order, and
+    some passes more for flat rows; a compiled graph holds it as one operator, because this depends on the data. On an
+    accelerator it is a full sort, because acting on the data would make the host wait.
 
     Args:
         values: float32 or float64 ``(batch, classes)``.
