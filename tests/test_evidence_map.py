@@ -53,7 +53,7 @@ def test_every_regime_is_one_comparison(comparisons, monkeypatch):
 
 
 def test_more_methods_and_other_mixing_when_asked_for(comparisons, monkeypatch):
-    run(monkeypatch, "--teachers", "5", "--mixing", "cutmix", "mixup", "--more")
+    run(monkeypatch, "--teachers", "5", "--mixing", "cutmix", "mixup", "--also", "more")
     cutmix, mixup = comparisons
     assert [Path(settings.output).name for settings in comparisons] == ["few-5", "few-5-mixup"]
     assert "margin_0.2" in cutmix.methods
@@ -101,7 +101,7 @@ def test_what_has_a_row_is_not_run_again(comparisons, monkeypatch):
     run(monkeypatch, "--teachers", "12", "labels")
     assert [list(settings.methods) for settings in comparisons[2:]] == [["kd_aug"]]
     assert evidence_map.RESULTS.read_text() == kept
-    run(monkeypatch, "--teachers", "12", "--more")
+    run(monkeypatch, "--teachers", "12", "--also", "more")
     assert comparisons[3].reference in comparisons[3].methods
     assert "kd_aug" not in comparisons[3].methods
     run(monkeypatch, "--teachers", "12", "--again", "--methods", "kd_aug", "share_0.1")
@@ -112,5 +112,16 @@ def test_methods_that_do_not_exist_are_named(comparisons, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, "--teachers", "12", "--methods", "kd_aug", "share_0.2")
     assert stop.value.code == 2
-    assert "--methods: expected names of kd, kd_aug, " in capsys.readouterr().err
+    assert "--methods: expected names of cutmixpick, dist, " in capsys.readouterr().err
     assert not comparisons
+
+
+def test_a_share_of_truth_goes_behind_what_a_method_does(comparisons, monkeypatch):
+    run(monkeypatch, "--teachers", "5", "--also", "repairs", "--share", "0.3", "--methods", "exchange", "dkd")
+    settings = comparisons[0]
+    assert list(settings.methods) == ["exchange+0.3", "dkd+0.3"]
+    for name, config in resolve_methods(settings).items():
+        taught = config["trainer"]["callbacks"]
+        assert taught[-1]["class_path"] == "ida_lightning.TruthBlendCallback"
+        assert taught[-1]["init_args"]["share"] == 0.3
+        assert ("ValueExchange" in taught[0]["class_path"]) == (name == "exchange+0.3")

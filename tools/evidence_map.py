@@ -35,6 +35,8 @@ KEPT = (
 """Columns of a comparison's results.csv that the map keeps."""
 PLACE = ("images", "teacher_epochs", "mixing", "method", "seed")
 """The columns that say which run a row is of."""
+ALSO = ("more", "repairs")
+"""Files of methods beside the shares: revision and margins; repairs, losses and views of the teacher."""
 MEASURED = ("missed", "missed_by_guessing", "accuracy", "violated")
 """What an audit measures of a teacher on the images that a student is shown, and the accuracy on validation images."""
 
@@ -77,10 +79,13 @@ def run(regime: Regime, given: argparse.Namespace, seed: int) -> int:
     """Run one comparison of the map, without the runs whose results are there, and return its exit code."""
     labels = regime.teacher == "labels"
     names = ["compare_map_labels" if labels else "compare_map"]
-    names += ["compare_map_more"] * (given.more and not labels) + ["compare_map_all"] * (regime.images == "all")
+    names += [f"compare_map_{part}" for part in given.also if not labels]
+    names += ["compare_map_all"] * (regime.images == "all")
     settings = read_settings([str(CONFIGS / f"{name}.yaml") for name in names])
     there = {} if given.again else _read(RESULTS, PLACE)
     wanted = {name: part for name, part in settings.methods.items() if name in (given.methods or settings.methods)}
+    if given.share is not None:
+        wanted = {f"{name}+{given.share:g}": with_truth(part or {}, given.share) for name, part in wanted.items()}
     methods = {name: part for name, part in wanted.items() if (*regime, name, str(seed)) not in there}
     if not methods:
         return 0
@@ -94,6 +99,14 @@ def run(regime: Regime, given: argparse.Namespace, seed: int) -> int:
         part["common"]["data"]["init_args"]["mixing"] = {"kind": regime.mixing}
     file = _written(Path(f"{regime.folder}.yaml"), part)
     return subprocess.call([sys.executable, "-m", "ida_lightning", "compare", "--config", str(file)])
+
+
+def with_truth(method: dict[str, Any], share: float) -> dict[str, Any]:
+    """Return a method of a comparison that blends a share of truth into what it teaches otherwise."""
+    blend = {"class_path": "TruthBlendCallback", "init_args": {"share": share}}
+    trainer = method.get("trainer", {})
+    key = "callbacks" if "callbacks" in trainer else "callbacks+"
+    return {**method, "trainer": {**trainer, key: [*trainer.get(key, ()), blend]}}
 
 
 def collect(regime: Regime) -> None:
@@ -131,7 +144,8 @@ def main() -> int:
     parser.add_argument("--mixing", nargs="+", choices=["cutmix", "mixup", "none"], default=["cutmix"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--figures", action="store_true", help="audit the teachers, and train no student")
-    parser.add_argument("--more", action="store_true", help="plain images, label revision and isotonic corrections too")
+    parser.add_argument("--also", nargs="+", choices=ALSO, default=[], help="methods of compare_map_NAME.yaml too")
+    parser.add_argument("--share", type=float, help="of truth, blended into what every method teaches: METHOD+SHARE")
     parser.add_argument("--methods", nargs="+", help="only these of them")
     parser.add_argument("--again", action="store_true", help="run also what the result file has")
     given = parser.parse_args()
@@ -140,7 +154,7 @@ def main() -> int:
             for teacher in given.teachers:
                 measure(images, teacher)
         return 0
-    parts = [read_settings([str(CONFIGS / f"compare_map{part}.yaml") for part in ("", "_more")])]
+    parts = [read_settings([str(CONFIGS / f"compare_map{part}.yaml") for part in ("", *(f"_{also}" for also in ALSO))])]
     parts += [read_settings([str(CONFIGS / "compare_map_labels.yaml")])]
     known = {name for part in parts for name in part.methods}
     if unknown := set(given.methods or ()) - known:
