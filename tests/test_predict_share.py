@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tools import evidence_figures, predict_share
+from tools import evidence_figures, predict_share, taught
 from tools.predict_share import fitted_power, known, loss, read_regimes, table
 
 
@@ -15,6 +15,9 @@ def write(path, rows):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+OTHERS = {"last_test_nll_scaled": 1.5, "last_agreement": 0.5}
 
 
 @pytest.fixture
@@ -28,14 +31,17 @@ def regimes(tmp_path, monkeypatch):
             for share in (0.0, 0.1, 0.3, 0.6):
                 accuracy = 0.6 - 0.5 * (share**0.5 - missed) ** 2 + 0.01 * seed
                 method = f"share_{share}" if share else "kd_aug"
-                results.append({**place, "method": method, "seed": seed, "last_test_acc": accuracy})
+                results.append({**place, "method": method, "seed": seed, "last_test_acc": accuracy, **OTHERS})
+            # A repair that goes 0.1 of the way and gains two points beyond that.
+            beyond = 0.62 - 0.5 * (0.1**0.5 - missed) ** 2 + 0.01 * seed
+            results.append({**place, "method": "repair", "seed": seed, "last_test_acc": beyond, **OTHERS})
         figures = {"missed": 0.9 * missed, "missed_by_guessing": 0.9, "accuracy": 0.5, "violated": 0.9}
         if number < 4:
             measured.append({**place, **figures, "val_accuracy": 1 - missed / 2})
     labels = {"images": "few", "teacher_epochs": "labels", "mixing": "cutmix", "seed": 0}
     results += [
-        {**labels, "method": "labels_soft", "last_test_acc": 0.4},
-        {**labels, "method": "labels", "last_test_acc": 1},
+        {**labels, "method": "labels_soft", "last_test_acc": 0.4, **OTHERS},
+        {**labels, "method": "labels", "last_test_acc": 1, **OTHERS},
     ]
     write(Path("docs/evidence/results/map.csv"), results)
     write(Path("docs/evidence/results/map_teachers.csv"), measured)
@@ -97,16 +103,26 @@ def test_the_commands_write_table_and_pictures(regimes, capsys):
         assert len(list(csv.DictReader(lines))) == 4
     lines = [{"config": f"configs/{name}", "temperature": 1, "test": 0.4} for name in ("imagenette/kd.yaml", "other")]
     Path("docs/evidence/results/timm.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    places = "".join(f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->\n" for name in ("map", "rules", "real_case"))
-    evidence_figures.PAGE.write_text(f"before\n{places}after\n")
+    place = {"images": "few", "teacher_epochs": "2", "mixing": "cutmix"}
+    step = {"towards": 0.1, "explained": 0.4, "ties": 0.5}
+    write(taught.RESULTS, [{**place, "method": name, **step} for name in ("repair", "share_0.1", "kd_aug", "unknown")])
+    evidence, truth = evidence_figures.PAGES
+    names = ("map", "rules", "real_case")
+    evidence.write_text(
+        "before\n" + "".join(f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->\n" for name in names) + "after\n"
+    )
+    truth.write_text("<!-- taught:begin -->\n<!-- taught:end -->\n")
     evidence_figures.main()
-    page = evidence_figures.PAGE.read_text()
+    lines = truth.read_text().splitlines()
+    assert lines[3] == "| 2 | repair | 0.10 | 0.40 | 0.50 | 58.5 | +2.0 | +0.00 | +0.0 |"
+    assert len(lines) == 5, "shares of truth are the line, not points"
+    page = evidence.read_text()
     assert "| few | 1 | cutmix | 0.40 | 52.5 |" in page
     assert "| timm, T = 1 | 40.0 |" in page
     assert page.startswith("before\n<!-- map:begin -->\n| images |")
     assert page.endswith("<!-- real_case:end -->\nafter\n")
     assert "old" not in page
-    for name in ("map", "prediction", "real_case"):
+    for name in ("map", "prediction", "real_case", "taught"):
         assert Path(f"docs/evidence/{name}.png").stat().st_size > 8_000
     write(Path("docs/evidence/results/map_teachers.csv"), [{"images": "all", "teacher_epochs": "9", "mixing": "none"}])
     assert predict_share.main() == 1

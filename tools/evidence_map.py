@@ -14,6 +14,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,29 +76,45 @@ def weights(epochs: str) -> str:
     return f"{OUTPUT}/teachers/{epochs}.safetensors"
 
 
-def run(regime: Regime, given: argparse.Namespace, seed: int) -> int:
-    """Run one comparison of the map, without the runs whose results are there, and return its exit code."""
+def plan(regime: Regime, also: Sequence[str] = (), share: float | None = None) -> dict[str, Any]:
+    """Return a comparison of the map, whole, as its config file says it.
+
+    Args:
+        regime: which one.
+        also: files of methods beside the shares, of :data:`ALSO`.
+        share: of truth behind every method, under the name METHOD+SHARE; None for the methods as they are.
+    """
     labels = regime.teacher == "labels"
     names = ["compare_map_labels" if labels else "compare_map"]
-    names += [f"compare_map_{part}" for part in given.also if not labels]
+    names += [f"compare_map_{part}" for part in also if not labels]
     names += ["compare_map_all"] * (regime.images == "all")
     settings = read_settings([str(CONFIGS / f"{name}.yaml") for name in names])
-    there = {} if given.again else _read(RESULTS, PLACE)
-    wanted = {name: part for name, part in settings.methods.items() if name in (given.methods or settings.methods)}
-    if given.share is not None:
-        wanted = {f"{name}+{given.share:g}": with_truth(part or {}, given.share) for name, part in wanted.items()}
-    methods = {name: part for name, part in wanted.items() if (*regime, name, str(seed)) not in there}
-    if not methods:
-        return 0
+    methods = {name: part or {} for name, part in settings.methods.items()}
+    if share is not None:
+        methods = {f"{name}+{share:g}": with_truth(part, share) for name, part in methods.items()}
     part: dict[str, Any] = {"fit": str(settings.fit), "threads": int(settings.threads or 1), "common": settings.common}
-    part |= {"methods": methods, "seeds": [seed], "output": str(regime.folder)}
-    part["reference"] = settings.reference if settings.reference in methods else next(iter(methods))
+    part |= {"methods": methods, "output": str(regime.folder), "reference": settings.reference, "seeds": [0]}
     if not labels:
         part["teacher"] = str(teacher_config(regime.teacher))
         part["common"]["model"]["init_args"]["teacher_checkpoint"] = weights(regime.teacher)
     if regime.mixing != "cutmix":
         part["common"]["data"]["init_args"]["mixing"] = {"kind": regime.mixing}
-    file = _written(Path(f"{regime.folder}.yaml"), part)
+    return part
+
+
+def run(regime: Regime, given: argparse.Namespace, seed: int) -> int:
+    """Run one comparison of the map, without the runs whose results are there, and return its exit code."""
+    part = plan(regime, given.also, given.share)
+    there = {} if given.again else _read(RESULTS, PLACE)
+    methods = {
+        name: method
+        for name, method in part["methods"].items()
+        if (not given.methods or name.partition("+")[0] in given.methods) and (*regime, name, str(seed)) not in there
+    }
+    if not methods:
+        return 0
+    reference = part["reference"] if part["reference"] in methods else next(iter(methods))
+    file = _written(Path(f"{regime.folder}.yaml"), part | {"methods": methods, "seeds": [seed], "reference": reference})
     return subprocess.call([sys.executable, "-m", "ida_lightning", "compare", "--config", str(file)])
 
 

@@ -13,6 +13,7 @@ results, which ``tools.evidence_figures`` draws, and from it what the audit expe
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ FOLDER = Path("docs/evidence")
 KNOWN = Path("src/ida_lightning/studies/audit/known.csv")
 RULE = 2.0  # the power of ida_lightning.truth_needed
 POWERS = np.arange(0.25, 6.01, 0.25)
+SHARE = re.compile(r"share_[\d.]+")
 _NAMES = ("images", "teacher_epochs", "mixing")
 
 
@@ -86,7 +88,7 @@ def read_regimes(results: Path, teachers: Path, photographs: Path | None = None)
     regimes = []
     for (images, epochs, mixing), methods in sorted(found.items()):
         labels = found[images, "labels", mixing].get("labels_soft", []) if epochs != "labels" else []
-        shares = {float(name[6:]): np.mean(rows) for name, rows in methods.items() if name[6:7].isdigit()}
+        shares = {float(name[6:]): np.mean(rows) for name, rows in methods.items() if SHARE.fullmatch(name)}
         if not labels or len(shares) < 2 or "kd_aug" not in methods or (images, epochs, mixing) not in measured:
             continue
         numbers = {key: float(value) for key, value in measured[images, epochs, mixing].items() if key not in _NAMES}
