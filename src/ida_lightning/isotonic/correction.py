@@ -81,7 +81,11 @@ def isotonic_soft_labels(
         corrected: Tensor = _Projection.apply(computed, *label_mix, solver)
     else:
         corrected = _solve(computed, label_mix, solver)
-    return corrected.to(values.dtype)
+    return _in_type(corrected, values.dtype)
+
+
+def _in_type(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values if values.dtype == dtype else values.to(dtype)  # to() is not free where there is nothing to do
 
 
 def _solve(values: Tensor, label_mix: LabelMix, solver: Solver) -> Tensor:
@@ -89,14 +93,14 @@ def _solve(values: Tensor, label_mix: LabelMix, solver: Solver) -> Tensor:
         from ida_lightning.isotonic.kernel.operators import triton_solver
 
         return triton_solver(values, label_mix)
-    computed = values if values.dtype == torch.float64 else values.float()
+    computed = _in_type(values, torch.promote_types(values.dtype, torch.float32))
     if solver == "weak_order":
         corrected = weak_order_solver(computed, label_mix.order().levels(values.shape[1]))
     elif solver == "tree":
         corrected = tree_solver(computed, label_mix.order())
     else:
         corrected = threshold_solver(computed, label_mix)
-    return corrected.to(values.dtype)
+    return _in_type(corrected, values.dtype)
 
 
 class _Projection(torch.autograd.Function):
@@ -134,10 +138,11 @@ def _validate(name: str, values: Tensor, label_mix: LabelMix) -> None:
         return
     # One pass; the rows are only looked through when it says that there may be something to find: a sum of squares is
     # finite only of numbers that are, and that are far from where any other sum is not.
-    flat = values.detach().reshape(-1).to(torch.promote_types(values.dtype, torch.float32))
+    flat = _in_type(values.detach(), torch.promote_types(values.dtype, torch.float32)).reshape(-1)
     if flat.device.type == "cpu":
+        array = flat.numpy()
         with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.dot(flat.numpy(), flat.numpy())
+            squares = np.dot(array, array)
     else:
         squares = float(flat @ flat)
     if math.isfinite(squares):

@@ -10,7 +10,8 @@ from torch import Tensor
 from ida_lightning.isotonic.level import FloatArray, heads_of, lower_to_level
 from ida_lightning.label_mix import LabelMix, LabelOrder, tie_tolerance
 
-Chain = tuple[Tensor, FloatArray, npt.NDArray[np.bool_] | None]
+Labels = npt.NDArray[np.int64]
+Chain = tuple[Labels, FloatArray, npt.NDArray[np.bool_] | None]
 
 
 def solve_on_cpu(values: Tensor, label_mix: LabelMix) -> Tensor:
@@ -28,7 +29,7 @@ def solve_on_cpu(values: Tensor, label_mix: LabelMix) -> Tensor:
     lowest = kept.min(0)
     corrected = values.clone(memory_format=torch.contiguous_format)
     in_place = corrected.numpy()
-    ranked = (np.arange(len(values)), labels.numpy().T)
+    ranked = (np.arange(len(in_place)), labels)
     in_place[ranked] = -np.inf
     heads = heads_of(corrected)
     exceeded = heads[:, 0] > lowest  # the others are in order, and rounding of means must not touch them
@@ -47,34 +48,33 @@ def solve_on_cpu(values: Tensor, label_mix: LabelMix) -> Tensor:
 
 
 def _pairs(values: Tensor, label_mix: LabelMix) -> Chain:
-    """Solve for at most two ranked classes alone: their labels, values ``(k, batch)``, and which are absent, if any."""
+    """Solve for at most two ranked classes alone: their labels and values ``(k, batch)``, and which are absent."""
     labels, weights = label_mix
     if labels.shape[1] == 1:
-        return labels, values.gather(1, labels).numpy().T, None
-    weights = weights.float() if weights.dtype.itemsize < 4 else weights
-    weight_0, weight_1 = weights.numpy().T
-    if not weights.numpy().min() > 0:  # a class that is alone stands in both places
+        return labels.numpy().T, values.gather(1, labels).numpy().T, None
+    weight_0, weight_1 = shares = (weights.float() if weights.dtype.itemsize < 4 else weights).numpy().T
+    if not shares.min() > 0:  # a class that is alone stands in both places
         labels = torch.where(weights > 0, labels, labels.flip(1))
     own_0, own_1 = mix_values = np.ascontiguousarray(values.gather(1, labels).numpy().T)
-    ahead, tie = weight_0 - weight_1, tie_tolerance(label_mix.weights)
+    ahead, tie = weight_0 - weight_1, tie_tolerance(weights)
     # The rule of LabelOrder without its sorting: the heavier class goes first and, in a tie, the larger value.
     reversed_pair = ((ahead > tie) & (own_0 < own_1)) | ((ahead < -tie) & (own_1 < own_0))
     chain = np.where(reversed_pair, own_0 / 2 + own_1 / 2, mix_values)
-    label_0, label_1 = labels.numpy().T
+    label_0, label_1 = ranked = labels.numpy().T
     alone = label_0 == label_1
-    return labels, chain, np.stack((np.zeros_like(alone), alone)) if alone.any() else None
+    return ranked, chain, np.stack((np.zeros_like(alone), alone)) if alone.any() else None
 
 
 def _chains(values: Tensor, order: LabelOrder) -> Chain:
-    """Solve for any number of ranked classes alone: their labels, values ``(k, batch)``, and which are absent."""
+    """Solve for any number of ranked classes alone: their labels and values ``(k, batch)``, and which are absent."""
     mix_values, present = values.gather(1, order.labels).numpy().T, order.present.numpy().T
     absent = None if present.all() else ~present
     if not order.tied.any():
-        return order.labels, _pooled(mix_values, present), absent
+        return order.labels.numpy().T, _pooled(mix_values, present), absent
     within_ties = np.lexsort((-mix_values, order.rank().numpy().T), 0)  # the larger value first inside every tie
     chain = np.empty_like(mix_values)
     np.put_along_axis(chain, within_ties, _pooled(np.take_along_axis(mix_values, within_ties, 0), present), 0)
-    return order.labels, chain, absent
+    return order.labels.numpy().T, chain, absent
 
 
 def _pooled(sequence: FloatArray, present: npt.NDArray[np.bool_]) -> FloatArray:

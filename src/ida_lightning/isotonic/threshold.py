@@ -55,13 +55,13 @@ def threshold_solver(values: Tensor, label_mix: LabelMix) -> Tensor:
     if values.numel() == 0:
         return values.clone()
     labels, outside = addressable(label_mix.labels, values.shape[1])
+    if outside is None:
+        return _solve(values, label_mix)
     return nan_rows(_solve(values, LabelMix(labels, label_mix.weights)), outside)
 
 
 def _solve(values: Tensor, label_mix: LabelMix) -> Tensor:
-    if values.device.type == "cpu":
-        return solve_on_cpu(values.detach(), label_mix)
-    return solve_by_sorting(values, label_mix)
+    return (solve_on_cpu if values.device.type == "cpu" else solve_by_sorting)(values.detach(), label_mix)
 
 
 @torch.library.custom_op("ida_lightning::threshold", mutates_args=())
