@@ -54,6 +54,15 @@ def test_a_repair_is_a_short_step_with_ties_and_a_rest():
     assert found["towards_clear"] == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_comparisons_with_a_share_behind_every_method_are_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("configs").symlink_to(CONFIGS)
+    monkeypatch.setattr(taught, "listen", lambda config, batches: [supervision(batches)])
+    found = taught.measure(Regime("few", "5", "cutmix"), 0.3, {"lr", "dkd"}, 9)
+    assert list(found) == ["lr+0.3", "dkd+0.3"]
+    assert found["lr+0.3"]["rows"] == 9
+
+
 @pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")
 def test_methods_of_a_comparison_are_listened_to(monkeypatch):
     fit("digits/teacher")

@@ -89,11 +89,12 @@ def plan(regime: Regime, also: Sequence[str] = (), share: float | None = None) -
     names += [f"compare_map_{part}" for part in also if not labels]
     names += ["compare_map_all"] * (regime.images == "all")
     settings = read_settings([str(CONFIGS / f"{name}.yaml") for name in names])
-    methods = {name: part or {} for name, part in settings.methods.items()}
+    methods, reference = {name: part or {} for name, part in settings.methods.items()}, settings.reference
     if share is not None:
         methods = {f"{name}+{share:g}": with_truth(part, share) for name, part in methods.items()}
+        reference = f"{reference}+{share:g}"
     part: dict[str, Any] = {"fit": str(settings.fit), "threads": int(settings.threads or 1), "common": settings.common}
-    part |= {"methods": methods, "output": str(regime.folder), "reference": settings.reference, "seeds": [0]}
+    part |= {"methods": methods, "output": str(regime.folder), "reference": reference, "seeds": [0]}
     if not labels:
         part["teacher"] = str(teacher_config(regime.teacher))
         part["common"]["model"]["init_args"]["teacher_checkpoint"] = weights(regime.teacher)
