@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from tools import evidence_figures, predict_share, taught
-from tools.predict_share import fitted_power, known, loss, read_regimes, table
+from tools.evidence_tables import gains
+from tools.predict_share import Regime, fitted_power, known, loss, read_regimes, table
 
 
 def write(path, rows):
@@ -111,11 +112,12 @@ def test_the_commands_write_table_and_pictures(regimes, capsys):
     evidence.write_text(
         "before\n" + "".join(f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->\n" for name in names) + "after\n"
     )
-    truth.write_text("<!-- taught:begin -->\n<!-- taught:end -->\n")
+    truth.write_text("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("taught", "gains")))
     evidence_figures.main()
     lines = truth.read_text().splitlines()
     assert lines[3] == "| 2 | repair | 0.10 | 0.40 | 0.50 | 58.5 | +2.0 | +0.00 | +0.0 |"
-    assert len(lines) == 5, "shares of truth are the line, not points"
+    assert lines[8] == "| few | 0 | cutmix | 2 | 0.1 | – | – | – | – |", "differences that are all the same say nothing"
+    assert lines.index("<!-- taught:end -->") == 4, "shares of truth are the line, not points"
     page = evidence.read_text()
     assert "| few | 1 | cutmix | 0.40 | 52.5 |" in page
     assert "| timm, T = 1 | 40.0 |" in page
@@ -127,3 +129,23 @@ def test_the_commands_write_table_and_pictures(regimes, capsys):
     write(Path("docs/evidence/results/map_teachers.csv"), [{"images": "all", "teacher_epochs": "9", "mixing": "none"}])
     assert predict_share.main() == 1
     assert "expected three regimes or more, got 0" in capsys.readouterr().err
+
+
+def test_gains_are_differences_of_runs_of_one_seed(tmp_path):
+    runs = {
+        "kd_aug": (0.50, 0.52, 0.90),
+        "share_0.3": (0.60, 0.64),
+        "share_auto": (0.59, 0.61),
+        "share_0.1": (0.50, 0.52),
+    }
+    place = {"images": "few", "teacher_epochs": "5", "mixing": "cutmix"}
+    rows = [
+        {**place, "method": name, "seed": seed, "last_test_acc": accuracy}
+        for name, each in runs.items()
+        for seed, accuracy in enumerate(each)
+    ]
+    write(tmp_path / "map.csv", rows)
+    regime = Regime(("few", "5", "cutmix"), {}, {0.0: 64.0, 0.1: 51.0, 0.3: 70.0, 1.0: 40.0}, 60.0)
+    line = gains([regime], tmp_path / "map.csv").splitlines()[2]
+    # 10 and 12: 11 and t = 12.7 times 1; 9 and 9; -1 and -3.
+    assert line == "| few | 5 | cutmix | 3 | 0.3 | +11.0 [-1.7, +23.7] | – | – | -2.0 [-14.7, +10.7] |"

@@ -68,7 +68,7 @@ def test_methods_of_a_comparison_are_listened_to(monkeypatch):
     fit("digits/teacher")
     plan = {"fit": str(CONFIGS / "digits/kd_cutmix.yaml"), "seeds": [0], "output": "out", "common": {}, "threads": 1}
     blend = {"class_path": "TruthBlendCallback", "init_args": {"share": 0.5}}
-    plan |= {"reference": "kd", "methods": {"kd": {}, "share_0.5": {"trainer": {"callbacks": [blend]}}, "other": {}}}
+    plan |= {"reference": "kd", "methods": {"kd": {}, "share_0.5": {"trainer": {"callbacks+": [blend]}}, "other": {}}}
     asked = []
     monkeypatch.setattr(taught, "plan", lambda regime, also, share: asked.append((regime, also, share)) or plan)
     for methods in (["kd"], ["kd", "share_0.5"]):
@@ -83,4 +83,5 @@ def test_methods_of_a_comparison_are_listened_to(monkeypatch):
     assert float(rows["kd"]["moved"]) == 0
     assert float(rows["share_0.5"]["towards"]) == pytest.approx(0.5)
     assert int(rows["kd"]["rows"]) > 0
-    assert not Path("checkpoints").exists(), "nothing is kept of the runs"
+    assert not Path("checkpoints").exists()
+    assert not list(Path("outputs").glob("**/kd_cutmix*")), "nothing is kept of the runs"

@@ -11,9 +11,7 @@ import csv
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,7 +19,8 @@ from matplotlib.figure import Figure
 
 from ida_lightning.files import replacing
 from tools import taught
-from tools.predict_share import FOLDER, RULE, SHARE, Regime, all_regimes, table
+from tools.evidence_tables import Repair, gains, repairs, tables, taught_table, written
+from tools.predict_share import FOLDER, RULE, Regime, all_regimes, table
 
 PAGES = (Path("docs/evidence.md"), Path("docs/how_much_truth.md"))
 _FINE = np.linspace(0, 1, 201)
@@ -109,64 +108,6 @@ def draw_real_case(found: dict[str, list[float]]) -> Figure:
     return figure
 
 
-class Repair(NamedTuple):
-    """A method beside the shares of truth, and what is left of its accuracy when its step towards the truth is known.
-
-    Attributes:
-        regime: in which it was tried.
-        name: of the method.
-        towards: the truth, as a share of the way.
-        explained: how much of what it changes is such a step; NaN if it changes no target.
-        ties: share of rows with more than one largest value.
-        accuracy: in percent; means over seeds, as are the next two.
-        nll: scaled, above that of the teacher's own answers.
-        agreement: with the teacher in percent, above that of its own answers.
-    """
-
-    regime: Regime
-    name: str
-    towards: float
-    explained: float
-    ties: float
-    accuracy: float
-    nll: float
-    agreement: float
-
-    @property
-    def beyond(self) -> float:
-        """Accuracy above that of a blend which goes as far towards the truth."""
-        return self.accuracy - self.regime.at(min(1.0, max(0.0, self.towards)))
-
-
-def repairs(regimes: list[Regime], steps: Mapping[tuple[str, ...], Mapping[str, str]], results: Path) -> list[Repair]:
-    """Return the methods that were both trained with and listened to, shares of truth on all rows left out.
-
-    Args:
-        regimes: of the map.
-        steps: lines of ``tools.taught``.
-        results: rows of the map.
-    """
-    found: dict[tuple[str, ...], list[list[float]]] = defaultdict(list)
-    with results.open(encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines):
-            if row["teacher_epochs"] == "labels":  # they agree with nobody
-                continue
-            measured = [float(row[key]) for key in ("last_test_acc", "last_test_nll_scaled", "last_agreement")]
-            found[tuple(row[key] for key in taught.PLACE)].append(measured)
-    lines_of: list[Repair] = []
-    for regime in regimes:
-        for place, step in steps.items():
-            name = place[3]
-            if place[:3] != regime.name or place not in found or name in ("kd", "kd_aug") or SHARE.fullmatch(name):
-                continue
-            accuracy, nll, agreement = np.mean(found[place], 0)
-            _, own_nll, own_agreement = np.mean(found[(*regime.name, "kd_aug")], 0)
-            numbers = [float(step[key]) for key in ("towards", "explained", "ties")]
-            more = (100 * accuracy, nll - own_nll, 100 * (agreement - own_agreement))
-            lines_of.append(Repair(regime, name, *numbers, *(float(each) for each in more)))
-    return lines_of
-
-
 def draw_taught(found: list[Repair]) -> Figure:
     """Draw accuracy against the step towards the truth: blends as a line, repairs as points, a panel per regime."""
     regimes = list({each.regime.name: each.regime for each in found}.values())
@@ -183,68 +124,6 @@ def draw_taught(found: list[Repair]) -> Figure:
         _finish(panel, "step towards the truth", "test accuracy, %")
         panel.legend(fontsize=6, ncols=2)
     return figure
-
-
-def taught_table(found: list[Repair]) -> str:
-    """Return the table of the repairs."""
-    heads = ["teacher's epochs", "method", "towards the truth", "of its change", "ties", "accuracy", "beyond a blend"]
-    rows = [
-        [
-            each.regime.name[1],
-            each.name,
-            f"{each.towards:.2f}",
-            "–" if math.isnan(each.explained) else f"{each.explained:.2f}",
-            *(f"{each.ties:.2f}", f"{each.accuracy:.1f}", f"{each.beyond:+.1f}", f"{each.nll:+.2f}"),
-            f"{each.agreement:+.1f}",
-        ]
-        for each in sorted(found, key=lambda each: (-int(each.regime.name[1]), -each.beyond))
-    ]
-    return _markdown([*heads, "scaled NLL", "agreement"], rows)
-
-
-def tables(regimes: list[Regime], photographs: dict[str, list[float]]) -> dict[str, str]:
-    """Return the tables of the page by the name of their place."""
-    shares = sorted({share for regime in regimes for share in regime.accuracy})
-    rows = [
-        [*regime.name, f"{next(iter(regime.figures.values())):.2f}"]
-        + [f"{regime.accuracy[share]:.1f}" if share in regime.accuracy else "–" for share in shares]
-        + ["–" if math.isnan(regime.auto) else f"{regime.auto:.1f}"]
-        for regime in regimes
-    ]
-    heads = [
-        "images",
-        "teacher's epochs",
-        "mixing",
-        "missed, over guessing",
-        *(f"{share:g}" for share in shares),
-        "auto",
-    ]
-    lines = table(regimes)
-    rules = [
-        [name, *(f"{pick([float(line[f'{name}: lost']) for line in lines]):.1f}" for pick in (np.mean, max))]
-        for name in regimes[0].figures
-    ]
-    cases = [[name, ", ".join(f"{value:.1f}" for value in values)] for name, values in photographs.items()]
-    return {
-        "map": _markdown(heads, rows),
-        "rules": _markdown(["figure of the teacher", "points lost, mean", "at most"], rules),
-        "real_case": _markdown(["taught", "test accuracy, %"], cases),
-    }
-
-
-def _markdown(heads: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
-
-
-def written(page: str, texts: Mapping[str, str]) -> str:
-    """Return a page with the texts between the comments of their names, of those that it has."""
-    for name, text in texts.items():
-        before, begin, rest = page.partition(f"<!-- {name}:begin -->\n")
-        _, end, after = rest.partition(f"<!-- {name}:end -->")
-        if begin and not end:
-            raise ValueError(f"expected <!-- {name}:end --> after <!-- {name}:begin -->")
-        page = f"{before}{begin}{text}\n{end}{after}" if begin else page
-    return page
 
 
 def _finish(panel: Axes, across: str, up: str) -> None:
@@ -266,6 +145,7 @@ def main() -> None:
     for name, figure in figures.items():
         figure.savefig(FOLDER / f"{name}.png", dpi=110, metadata={"Software": None})
     texts = tables(regimes, photographs) | {"taught": taught_table(repaired)}
+    texts["gains"] = gains(mapped, results / "map.csv")
     for page in PAGES:
         with replacing(page) as unfinished:
             unfinished.write_text(written(page.read_text(encoding="utf-8"), texts), encoding="utf-8")

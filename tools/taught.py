@@ -16,12 +16,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 import yaml  # type: ignore[import-untyped]
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from ida_lightning import Supervision, SupervisionMethod, violated_rows
+from ida_lightning import ExportCallback, Supervision, SupervisionMethod, violated_rows
 from ida_lightning.cli import IDACLI
 from ida_lightning.files import replacing
 from ida_lightning.studies.compare.cells import resolve_methods
@@ -61,7 +61,8 @@ def listen(config: dict[str, Any], batches: int) -> list[Supervision]:
         file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         cli = IDACLI(["fit", "--config", str(file), *SHORT, f"--trainer.limit_train_batches={batches}"])
     listener = Listener()
-    kept = [each for each in cli.trainer.callbacks if not isinstance(each, L.pytorch.callbacks.Checkpoint)]
+    writes = (Checkpoint, ExportCallback)  # where the real runs of this config keep what they have
+    kept = [each for each in cli.trainer.callbacks if not isinstance(each, writes)]
     cli.trainer.callbacks = [*kept, listener]
     cli.trainer.fit(cli.model, cli.datamodule)
     return listener.heard
