@@ -110,11 +110,12 @@ def draw_real_case(found: dict[str, list[float]]) -> Figure:
 
 def draw_taught(found: list[Repair]) -> Figure:
     """Draw accuracy against the step towards the truth: blends as a line, repairs as points, a panel per regime."""
-    regimes = list({each.regime.name: each.regime for each in found}.values())
+    regimes = {each.regime.name: each.regime for each in found}
     figure = Figure(figsize=(4.6 * max(1, len(regimes)), 4.6), layout="constrained")
-    for panel, regime in zip(figure.subplots(1, max(1, len(regimes)), squeeze=False)[0], regimes, strict=False):
+    panels = figure.subplots(1, max(1, len(regimes)), squeeze=False)[0]
+    for panel, (place, regime) in zip(panels, regimes.items(), strict=False):
         panel.plot(np.sqrt(_FINE), [regime.at(share) for share in _FINE], color="0.6", label="blend with that share")
-        for number, each in enumerate(one for one in found if one.regime is regime):
+        for number, each in enumerate(one for one in found if one.regime.name == place):
             at = math.sqrt(min(1.0, max(0.0, each.towards)))
             panel.plot(
                 [at], [each.accuracy], "osD^v"[number % 5], color=f"C{number % 10}", markersize=5, label=each.name

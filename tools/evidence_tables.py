@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class Repair(NamedTuple):
     """A method beside the shares of truth, and what is left of its accuracy when its step towards the truth is known.
 
     Attributes:
-        regime: in which it was tried.
+        regime: in which it was tried, with blends of the same seeds.
         name: of the method.
         towards: the truth, as a share of the way.
         explained: how much of what it changes is such a step; NaN if it changes no target.
@@ -53,24 +53,33 @@ def repairs(regimes: list[Regime], steps: Mapping[tuple[str, ...], Mapping[str, 
         steps: lines of ``tools.taught``.
         results: rows of the map.
     """
-    found: dict[tuple[str, ...], list[list[float]]] = defaultdict(list)
+    found: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(dict)
     with results.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             if row["teacher_epochs"] == "labels":  # they agree with nobody
                 continue
             measured = [float(row[key]) for key in ("last_test_acc", "last_test_nll_scaled", "last_agreement")]
-            found[tuple(row[key] for key in taught.PLACE)].append(measured)
+            found[tuple(row[key] for key in taught.PLACE)][row["seed"]] = measured
     lines_of: list[Repair] = []
-    for regime in regimes:
+    for regime in sorted(regimes, key=lambda regime: -int(regime.name[1])):
         for place, step in steps.items():
             name = place[3]
             if place[:3] != regime.name or place not in found or name in ("kd", "kd_aug") or SHARE.fullmatch(name):
                 continue
-            accuracy, nll, agreement = np.mean(found[place], 0)
-            _, own_nll, own_agreement = np.mean(found[(*regime.name, "kd_aug")], 0)
-            numbers = [float(step[key]) for key in ("towards", "explained", "ties")]
-            more = (100 * accuracy, nll - own_nll, 100 * (agreement - own_agreement))
-            lines_of.append(Repair(regime, name, *numbers, *(float(each) for each in more)))
+            own, seeds = found[(*regime.name, "kd_aug")], found[place].keys()
+
+            def mean(runs: Mapping[str, list[float]], seeds: Set[str] = seeds) -> list[float]:
+                return [float(each) for each in np.mean([runs[seed] for seed in seeds & runs.keys()], 0)]
+
+            # Blends of the same seeds, as far as there are some.
+            blends = {share: found.get((*regime.name, f"share_{share}"), {}) for share in regime.accuracy} | {0.0: own}
+            same = {share: 100 * mean(runs)[0] for share, runs in blends.items() if seeds & runs.keys()}
+            accuracy, nll, agreement = mean(found[place])
+            _, own_nll, own_agreement = mean(own)
+            towards, explained, ties = (float(step[key]) for key in ("towards", "explained", "ties"))
+            blended = regime._replace(accuracy={**regime.accuracy, **same})
+            more = (nll - own_nll, 100 * (agreement - own_agreement))
+            lines_of.append(Repair(blended, name, towards, explained, ties, 100 * accuracy, *more))
     return lines_of
 
 
