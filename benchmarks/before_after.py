@@ -3,7 +3,7 @@
     python benchmarks/before_after.py BEFORE [--quick] [--out benchmarks/results]
 
 ``BEFORE`` is the folder of another checkout, such as a git worktree of an older commit. Writes
-``isotonic_before_after_cpu.csv``. benchmarks/README.md says what is measured.
+``before_after_cpu.csv``. benchmarks/README.md says what is measured.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     threads, rounds = ([1], 1) if options.quick else (options.threads, options.rounds)
     lines = measure(options.before, threads, cells, rounds)
     options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "isotonic_before_after_cpu.csv").open("w", newline="") as file:
+    with (options.out / "before_after_cpu.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)

@@ -207,7 +207,11 @@ def test_disturbed_figures_are_not_published(tmp_path):
 
 def test_two_checkouts_are_timed_in_turn(tmp_path):
     before_after.main([str(before_after.HERE), "--quick", "--out", str(tmp_path)])
-    with (tmp_path / "isotonic_before_after_cpu.csv").open(newline="") as file:
+    with (tmp_path / "before_after_cpu.csv").open(newline="") as file:
         (line,) = csv.DictReader(file)
     assert (line["B"], line["c"], line["k"], line["rows"], line["budget"]) == ("8", "10", "2", "ordinary", "half")
     assert float(line["before"]) > 0 < float(line["after"])
+
+
+def test_the_page_has_the_table_of_the_results_that_are_here():
+    assert table.main(["--check"]) == 0

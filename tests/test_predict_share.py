@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tools import evidence_figures, predict_share, taught
-from tools.evidence_tables import gains
+from tools.evidence_tables import _beside, _Run, gains
 from tools.predict_share import Regime, fitted_power, known, loss, read_regimes, table
 
 
@@ -18,7 +18,7 @@ def write(path, rows):
         writer.writerows(rows)
 
 
-OTHERS = {"last_test_nll_scaled": 1.5, "last_agreement": 0.5}
+OTHERS = {"last_test_nll_scaled": 1.5, "last_agreement": 0.5, "teacher_sha256": "a1"}
 
 
 @pytest.fixture
@@ -129,6 +129,13 @@ def test_the_commands_write_table_and_pictures(regimes, capsys):
     write(Path("docs/evidence/results/map_teachers.csv"), [{"images": "all", "teacher_epochs": "9", "mixing": "none"}])
     assert predict_share.main() == 1
     assert "expected three regimes or more, got 0" in capsys.readouterr().err
+
+
+def test_runs_are_compared_with_those_of_their_teacher_else_of_their_seed():
+    runs = [_Run(seed, teacher, 0.5, 1, 0.5) for seed, teacher in (("0", "old"), ("1", "new"), ("2", "new"))]
+    assert _beside([_Run("0", "new", 0, 0, 0)], runs) == runs[1:]
+    assert _beside([_Run("0", "other", 0, 0, 0)], runs) == runs[:1]
+    assert _beside([_Run("7", "other", 0, 0, 0)], runs) == runs
 
 
 def test_gains_are_differences_of_runs_of_one_seed(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +16,34 @@ from tools import taught
 from tools.predict_share import SHARE, Regime, table
 
 
+class _Run(NamedTuple):
+    seed: str
+    teacher: str
+    accuracy: float
+    nll: float
+    agreement: float
+
+
+def _beside(runs: list[_Run], others: list[_Run]) -> list[_Run]:
+    """Return those of other runs that had the same teacher, else those of the same seeds, else all of them.
+
+    A teacher that was trained anew on another kind of machine is another one, by a point.
+    """
+    for key in (1, 0):
+        if same := [other for other in others if other[key] in {run[key] for run in runs}]:
+            return same
+    return others
+
+
+def _means(runs: list[_Run]) -> list[float]:
+    return [float(each) for each in np.mean([run[2:] for run in runs], 0)]
+
+
 class Repair(NamedTuple):
     """A method beside the shares of truth, and what is left of its accuracy when its step towards the truth is known.
 
     Attributes:
-        regime: in which it was tried, with blends of the same seeds.
+        regime: in which it was tried, with blends of the same teacher file or seeds.
         name: of the method.
         towards: the truth, as a share of the way.
         explained: how much of what it changes is such a step; NaN if it changes no target.
@@ -53,29 +76,25 @@ def repairs(regimes: list[Regime], steps: Mapping[tuple[str, ...], Mapping[str, 
         steps: lines of ``tools.taught``.
         results: rows of the map.
     """
-    found: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(dict)
+    found: dict[tuple[str, ...], list[_Run]] = defaultdict(list)
     with results.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             if row["teacher_epochs"] == "labels":  # they agree with nobody
                 continue
             measured = [float(row[key]) for key in ("last_test_acc", "last_test_nll_scaled", "last_agreement")]
-            found[tuple(row[key] for key in taught.PLACE)][row["seed"]] = measured
+            run = _Run(row["seed"], row["teacher_sha256"], *measured)
+            found[tuple(row[key] for key in taught.PLACE)].append(run)
     lines_of: list[Repair] = []
     for regime in sorted(regimes, key=lambda regime: -int(regime.name[1])):
         for place, step in steps.items():
-            name = place[3]
-            if place[:3] != regime.name or place not in found or name in ("kd", "kd_aug") or SHARE.fullmatch(name):
+            name, runs = place[3], found.get(place)
+            if place[:3] != regime.name or not runs or name in ("kd", "kd_aug") or SHARE.fullmatch(name):
                 continue
-            own, seeds = found[(*regime.name, "kd_aug")], found[place].keys()
-
-            def mean(runs: Mapping[str, list[float]], seeds: Set[str] = seeds) -> list[float]:
-                return [float(each) for each in np.mean([runs[seed] for seed in seeds & runs.keys()], 0)]
-
-            # Blends of the same seeds, as far as there are some.
-            blends = {share: found.get((*regime.name, f"share_{share}"), {}) for share in regime.accuracy} | {0.0: own}
-            same = {share: 100 * mean(runs)[0] for share, runs in blends.items() if seeds & runs.keys()}
-            accuracy, nll, agreement = mean(found[place])
-            _, own_nll, own_agreement = mean(own)
+            own = _beside(runs, found[(*regime.name, "kd_aug")])
+            blends = {share: found.get((*regime.name, f"share_{share}"), []) for share in regime.accuracy} | {0.0: own}
+            same = {share: 100 * _means(_beside(runs, each))[0] for share, each in blends.items() if each}
+            accuracy, nll, agreement = _means(runs)
+            _, own_nll, own_agreement = _means(own)
             towards, explained, ties = (float(step[key]) for key in ("towards", "explained", "ties"))
             blended = regime._replace(accuracy={**regime.accuracy, **same})
             more = (nll - own_nll, 100 * (agreement - own_agreement))
