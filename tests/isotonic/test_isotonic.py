@@ -302,6 +302,20 @@ def test_long_rows_are_exact_at_any_temperature(classes, k, spread):
     assert torch.equal(rough[1], values[1].float())
 
 
+@pytest.mark.parametrize("classes", [10, 100, 5000])
+@pytest.mark.parametrize("k", [2, 3])
+def test_a_row_with_nan_is_the_same_alone_and_among_others(classes, k):
+    # Nobody looks where validation is off; one row must not decide what becomes of another.
+    values, _ = random_rows(9, classes)
+    values[4, 5] = torch.nan
+    labels = torch.rand(9, classes, generator=torch.Generator().manual_seed(classes)).topk(k, dim=1).indices
+    mix = LabelMix(labels, torch.full((9, k), 1 / k))
+    together = isotonic_soft_labels(values, mix, "threshold", validate=False)
+    for row in range(9):
+        alone = isotonic_soft_labels(values[row][None], mix.select(slice(row, row + 1)), "threshold", validate=False)
+        np.testing.assert_array_equal(together[row], alone[0])
+
+
 @pytest.mark.parametrize("classes", [10, 1000])
 def test_rows_in_order_are_not_searched(classes, monkeypatch):
     values, mix = random_rows(20, classes)

@@ -65,7 +65,7 @@ def lower_to_level(rest: FloatArray, chain: FloatArray, lowest: FloatArray, head
         chain.sum(0, out=starts[-1])
     if rest.shape[1] <= _SHORT:
         level = _highest_means(np.sort(rest, 1), lowest, starts)
-        np.minimum(rest, np.maximum(level, lowest)[:, None], out=rest)
+        np.minimum(rest, np.where(heads[:, 0] > lowest, level, np.inf).astype(rest.dtype)[:, None], out=rest)
         return level
     wide = rest.shape[1] > 2 * _SHORT
     for thorough in (wide and len(chain) > 2, wide):
