@@ -10,6 +10,7 @@ from tools import taught
 from tools.evidence_map import Regime
 
 from ida_lightning import LabelMix, Supervision, blend_with_truth, isotonic_soft_labels
+from ida_lightning.errors import InputError
 from ida_lightning.mixing import MixedBatch
 from tests.helpers.command_line import CONFIGS, fit
 
@@ -58,9 +59,11 @@ def test_comparisons_with_a_share_behind_every_method_are_whole(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     Path("configs").symlink_to(CONFIGS)
     monkeypatch.setattr(taught, "listen", lambda config, batches: [supervision(batches)])
-    found = taught.measure(Regime("few", "5", "cutmix"), 0.3, {"lr", "dkd"}, 9)
+    found = taught.measure(Regime("few", "5", "cutmix"), 0.3, ["lr", "dkd"], 9)
     assert list(found) == ["lr+0.3", "dkd+0.3"]
     assert found["lr+0.3"]["rows"] == 9
+    with pytest.raises(InputError, match="--methods: expected one of kd_aug, .*, got 'lrr'"):
+        taught.measure(Regime("few", "5", "cutmix"), 0.3, ["lr", "lrr"], 9)
 
 
 @pytest.mark.filterwarnings("ignore:teacher. .* is close to chance")

@@ -12,7 +12,7 @@ import argparse
 import csv
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from ida_lightning import ExportCallback, Supervision, SupervisionMethod, violated_rows
+from ida_lightning import ExportCallback, Supervision, SupervisionMethod, missed_rows, moved_mass, violated_rows
 from ida_lightning.cli import IDACLI
+from ida_lightning.errors import InputError, one_of
 from ida_lightning.files import replacing
 from ida_lightning.studies.compare.cells import resolve_methods
 from ida_lightning.studies.compare.settings import read_settings
@@ -88,14 +89,14 @@ def taken_apart(heard: Iterable[Supervision]) -> dict[str, float]:
         along, length = (change * way).sum(1), way.square().sum(1)
         largest = each.soft_labels.amax(1, keepdim=True)
         for name, values in {
-            "moved": change.abs().sum(1) / 2,
+            "moved": moved_mass(said, each.soft_labels),
             "along": along,
             "length": length,
             "step": along.square() / length.clamp_min(1e-12),
             "change": change.square().sum(1),
             "ties": ((each.soft_labels == largest).sum(1) > 1).float(),
             "violated": violated_rows(each.soft_labels, each.label_mix).float(),
-            "seen": hard.gather(1, said.argmax(1, keepdim=True))[:, 0] > 0,
+            "missed": missed_rows(said, each.label_mix),
             "lead": hard.amax(1),
         }.items():
             rows.setdefault(name, []).append(values)
@@ -105,7 +106,7 @@ def taken_apart(heard: Iterable[Supervision]) -> dict[str, float]:
         length = all_rows["length"][which].sum()
         return float(all_rows["along"][which].sum() / length) if length > 0 else float("nan")
 
-    change, lead, seen = all_rows["change"].sum(), all_rows["lead"], all_rows["seen"]
+    change, lead, missed = all_rows["change"].sum(), all_rows["lead"], all_rows["missed"]
     return {
         "rows": len(lead),
         "moved": float(all_rows["moved"].mean()),
@@ -113,20 +114,22 @@ def taken_apart(heard: Iterable[Supervision]) -> dict[str, float]:
         "explained": float(all_rows["step"].sum() / change) if change > 0 else float("nan"),
         "ties": float(all_rows["ties"].mean()),
         "violated": float(all_rows["violated"].mean()),
-        "towards_seen": towards(seen),
-        "towards_missed": towards(~seen),
+        "towards_seen": towards(~missed),
+        "towards_missed": towards(missed),
         "towards_even": towards(lead < 0.6),
         "towards_mixed": towards((lead >= 0.6) & (lead <= 0.8)),
         "towards_clear": towards(lead > 0.8),
     }
 
 
-def measure(regime: Regime, share: float | None, only: set[str] | None, batches: int) -> dict[str, dict[str, float]]:
-    """Return what every method of a regime changes, by its name."""
+def measure(regime: Regime, share: float | None, only: Sequence[str], batches: int) -> dict[str, dict[str, float]]:
+    """Return what every method of a regime, or every one of ``only``, changes, by its name."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "compare.yaml"
         file.write_text(yaml.safe_dump(plan(regime, ALSO, share), sort_keys=False), encoding="utf-8")
         settings = read_settings([str(file)])
+    for name in only:
+        one_of("--methods", name, [each.partition("+")[0] for each in settings.methods])
     methods = {name: part for name, part in settings.methods.items() if not only or name.partition("+")[0] in only}
     configs = resolve_methods(settings._replace(methods=methods, reference=next(iter(methods))))
     return {name: taken_apart(listen(config, batches)) for name, config in configs.items()}
@@ -143,7 +146,10 @@ def main() -> int:
     given = parser.parse_args()
     for teacher in given.teachers:
         regime = Regime("few", teacher, given.mixing)
-        found = measure(regime, given.share, set(given.methods or ()), given.batches)
+        try:
+            found = measure(regime, given.share, given.methods or (), given.batches)
+        except InputError as error:
+            parser.error(str(error))
         rows = read()
         for name, values in found.items():
             place = (*regime, name)
