@@ -76,30 +76,31 @@ def repairs(regimes: list[Regime], steps: Mapping[tuple[str, ...], Mapping[str, 
         steps: lines of ``tools.taught``.
         results: rows of the map.
     """
-    found: dict[tuple[str, ...], list[_Run]] = defaultdict(list)
+    runs_at: dict[tuple[str, ...], list[_Run]] = defaultdict(list)
     with results.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             if row["teacher_epochs"] == "labels":  # they agree with nobody
                 continue
             measured = [float(row[key]) for key in ("last_test_acc", "last_test_nll_scaled", "last_agreement")]
             run = _Run(row["seed"], row["teacher_sha256"], *measured)
-            found[tuple(row[key] for key in taught.PLACE)].append(run)
-    lines_of: list[Repair] = []
+            runs_at[tuple(row[key] for key in taught.PLACE)].append(run)
+    repaired: list[Repair] = []
     for regime in sorted(regimes, key=lambda regime: -int(regime.name[1])):
         for place, step in steps.items():
-            name, runs = place[3], found.get(place)
+            name, runs = place[3], runs_at.get(place)
             if place[:3] != regime.name or not runs or name in ("kd", "kd_aug") or SHARE.fullmatch(name):
                 continue
-            own = _beside(runs, found[(*regime.name, "kd_aug")])
-            blends = {share: found.get((*regime.name, f"share_{share}"), []) for share in regime.accuracy} | {0.0: own}
+            own_runs = _beside(runs, runs_at[(*regime.name, "kd_aug")])
+            blends = {share: runs_at.get((*regime.name, f"share_{share}"), []) for share in regime.accuracy}
+            blends[0.0] = own_runs
             same = {share: 100 * _means(_beside(runs, each))[0] for share, each in blends.items() if each}
             accuracy, nll, agreement = _means(runs)
-            _, own_nll, own_agreement = _means(own)
+            _, own_nll, own_agreement = _means(own_runs)
             towards, explained, ties = (float(step[key]) for key in ("towards", "explained", "ties"))
             blended = regime._replace(accuracy={**regime.accuracy, **same})
             more = (nll - own_nll, 100 * (agreement - own_agreement))
-            lines_of.append(Repair(blended, name, towards, explained, ties, 100 * accuracy, *more))
-    return lines_of
+            repaired.append(Repair(blended, name, towards, explained, ties, 100 * accuracy, *more))
+    return repaired
 
 
 def tables(regimes: list[Regime], photographs: dict[str, list[float]]) -> dict[str, str]:
@@ -166,19 +167,19 @@ def gains(regimes: list[Regime], results: Path) -> str:
     return _markdown([*heads, "auto over own answers", "auto over the best share"], rows)
 
 
-def taught_table(found: list[Repair]) -> str:
+def taught_table(repaired: list[Repair]) -> str:
     """Return the table of the repairs."""
     heads = ["teacher's epochs", "method", "towards the truth", "of its change", "ties", "accuracy", "beyond a blend"]
     rows = [
         [
-            each.regime.name[1],
-            each.name,
-            f"{each.towards:.2f}",
-            "–" if math.isnan(each.explained) else f"{each.explained:.2f}",
-            *(f"{each.ties:.2f}", f"{each.accuracy:.1f}", f"{each.beyond:+.1f}", f"{each.nll:+.2f}"),
-            f"{each.agreement:+.1f}",
+            repair.regime.name[1],
+            repair.name,
+            f"{repair.towards:.2f}",
+            "–" if math.isnan(repair.explained) else f"{repair.explained:.2f}",
+            *(f"{repair.ties:.2f}", f"{repair.accuracy:.1f}", f"{repair.beyond:+.1f}", f"{repair.nll:+.2f}"),
+            f"{repair.agreement:+.1f}",
         ]
-        for each in sorted(found, key=lambda each: (-int(each.regime.name[1]), -each.beyond))
+        for repair in sorted(repaired, key=lambda repair: (-int(repair.regime.name[1]), -repair.beyond))
     ]
     return _markdown([*heads, "scaled NLL", "agreement"], rows)
 

@@ -82,21 +82,21 @@ def taken_apart(heard: Iterable[Supervision]) -> dict[str, float]:
         heard: batches, of which one at least has rows.
     """
     rows: dict[str, list[Tensor]] = {}
-    for each in heard:
-        said = (each.teacher_logits / each.temperature).softmax(1)
-        hard = each.label_mix.dense(said.shape[1])
-        change, way = each.soft_labels - said, hard - said
+    for batch in heard:
+        said = (batch.teacher_logits / batch.temperature).softmax(1)
+        hard = batch.label_mix.dense(said.shape[1])
+        change, way = batch.soft_labels - said, hard - said
         along, length = (change * way).sum(1), way.square().sum(1)
-        largest = each.soft_labels.amax(1, keepdim=True)
+        largest = batch.soft_labels.amax(1, keepdim=True)
         for name, values in {
-            "moved": moved_mass(said, each.soft_labels),
+            "moved": moved_mass(said, batch.soft_labels),
             "along": along,
             "length": length,
             "step": along.square() / length.clamp_min(1e-12),
             "change": change.square().sum(1),
-            "ties": ((each.soft_labels == largest).sum(1) > 1).float(),
-            "violated": violated_rows(each.soft_labels, each.label_mix).float(),
-            "missed": missed_rows(said, each.label_mix),
+            "ties": ((batch.soft_labels == largest).sum(1) > 1).float(),
+            "violated": violated_rows(batch.soft_labels, batch.label_mix).float(),
+            "missed": missed_rows(said, batch.label_mix),
             "lead": hard.amax(1),
         }.items():
             rows.setdefault(name, []).append(values)
